@@ -1,0 +1,1 @@
+"""One folder per modality; see ``base.py`` for what each must bring."""

@@ -1,0 +1,52 @@
+"""Audio: waveform, convolutional features and positions, span masks."""
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import UserError
+from selfdistill.modalities.audio.config import (
+    AudioEncoderConfig,
+    AudioInputConfig,
+    AudioMaskConfig,
+)
+from selfdistill.modalities.audio.data import AudioPipeline
+from selfdistill.modalities.audio.encoder import AudioEncoder
+from selfdistill.modalities.audio.original import ORIGINAL
+from selfdistill.modalities.base import Modality
+
+
+def check(config: RunConfig) -> None:
+    """Refuse convolutions and masks that cannot work."""
+    for layer in config.encoder.conv_layers:
+        if len(layer) != 3 or min(layer) < 1:
+            raise UserError(
+                f"encoder.conv_layers: {list(layer)} must be channels, kernel width and stride, "
+                "each 1 or more"
+            )
+    if config.model.width % config.encoder.position_groups:
+        raise UserError(
+            f"encoder.position_groups: {config.encoder.position_groups} must divide "
+            f"model.width {config.model.width}"
+        )
+    if not 0 < config.mask.mask_prob < 1:
+        raise UserError(
+            f"mask.mask_prob: {config.mask.mask_prob} would mask "
+            f"{'nothing' if config.mask.mask_prob <= 0 else 'everything'}; choose between 0 and 1"
+        )
+    if config.mask.mask_length < 1:
+        raise UserError(f"mask.mask_length: {config.mask.mask_length} must be 1 or more frames")
+    if config.input.min_seconds > config.input.max_seconds:
+        raise UserError(
+            f"input.min_seconds: {config.input.min_seconds} is more than "
+            f"input.max_seconds {config.input.max_seconds}"
+        )
+
+
+MODALITY = Modality(
+    name="audio",
+    encoder_config=AudioEncoderConfig,
+    mask_config=AudioMaskConfig,
+    input_config=AudioInputConfig,
+    build_encoder=AudioEncoder,
+    build_pipeline=AudioPipeline,
+    original=ORIGINAL,
+    check=check,
+)

@@ -1,0 +1,42 @@
+"""The audio sections of the config."""
+
+from dataclasses import dataclass, field
+
+CONV_LAYERS = [[512, 10, 5], *[[512, 3, 2]] * 4, *[[512, 2, 2]] * 2]
+
+
+@dataclass(frozen=True)
+class AudioEncoderConfig:
+    conv_layers: list[list[int]] = field(default_factory=lambda: [list(c) for c in CONV_LAYERS])
+    """Channels, kernel width and stride of each layer of the feature encoder."""
+    conv_bias: bool = False
+    position_width: int = 95
+    """Receptive field of the positional convolutions (the originals' conv_pos)."""
+    position_depth: int = 5
+    position_groups: int = 16
+    input_dropout: float = 0.0
+    """On the student's local features, before masking."""
+
+
+@dataclass(frozen=True)
+class AudioMaskConfig:
+    mask_prob: float = 0.65
+    """Masked share that the spans would cover if they did not overlap."""
+    mask_length: int = 10
+    """Frames per span."""
+    equal_counts: bool = True
+    """Thin the masks of a batch out to the smallest count in it, as the original does. Masks then
+    depend on how samples are batched."""
+
+
+@dataclass(frozen=True)
+class AudioInputConfig:
+    sampling_rate: int = 16_000
+    resample: bool = True
+    """False: clips of another rate count as bad."""
+    min_seconds: float = 0.0
+    """Shorter clips count as bad; so do those too short for the feature encoder."""
+    max_seconds: float = 20.0
+    """Longer clips are cropped, at random in training."""
+    normalize: bool = True
+    """Zero mean and unit variance per clip."""

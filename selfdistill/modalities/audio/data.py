@@ -1,0 +1,105 @@
+"""Audio bytes to normalised waveforms, random crops, and span masks."""
+
+import io
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import resample_poly
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import BadSample
+from selfdistill.masking import span_masks
+from selfdistill.modalities.audio.encoder import frame_count, receptive_field
+from selfdistill.modalities.audio.spectrogram import log_mel
+from selfdistill.modalities.base import InputPipeline
+from selfdistill.types import Batch, Masks
+
+
+class AudioPipeline(InputPipeline):
+    """Examples are float32 [L] at ``input.sampling_rate``, one channel."""
+
+    extensions = ("flac", "wav", "ogg", "opus", "mp3")
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config.input
+        self.mask = config.mask
+        self.conv_layers = config.encoder.conv_layers
+        rate = self.config.sampling_rate
+        # two frames: one to mask and one to see
+        stride = int(np.prod([layer[2] for layer in self.conv_layers]))
+        shortest = receptive_field(self.conv_layers) + stride
+        self.min_samples = max(int(self.config.min_seconds * rate), shortest)
+        self.max_samples = int(self.config.max_seconds * rate)
+
+    def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
+        """float32 [L], mixed down and resampled, not yet cropped or normalised."""
+        data = next(sample[e] for e in self.extensions if e in sample)
+        if not data:
+            raise BadSample("empty audio")
+        try:
+            waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise BadSample("undecodable audio", str(error)) from error
+        mono = waveform.mean(axis=1)
+        if rate != self.config.sampling_rate:
+            if not self.config.resample:
+                raise BadSample(
+                    "sampling rate differs from input.sampling_rate and input.resample is off",
+                    f"{rate} Hz",
+                )
+            ratio = Fraction(self.config.sampling_rate, rate)
+            mono = resample_poly(mono, ratio.numerator, ratio.denominator) if len(mono) else mono
+        if not np.isfinite(mono).all():
+            raise BadSample("audio with NaN or infinity")
+        if len(mono) < self.min_samples:
+            raise BadSample(
+                "audio shorter than the feature encoder or input.min_seconds needs",
+                f"{len(mono)} samples, at least {self.min_samples} needed",
+            )
+        return mono.astype(np.float32)
+
+    def augment(self, raw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        start = int(rng.integers(max(len(raw) - self.max_samples, 0) + 1))
+        return self._normalise(raw[start : start + self.max_samples])
+
+    def plain(self, raw: np.ndarray) -> np.ndarray:
+        return self._normalise(raw[: self.max_samples])
+
+    def _normalise(self, waveform: np.ndarray) -> np.ndarray:
+        if not self.config.normalize:
+            return waveform
+        # silence stays silence
+        return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+
+    def collate(
+        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
+    ) -> Batch:
+        lengths = np.array([len(example) for example in examples], dtype=np.int64)
+        inputs = np.zeros((len(examples), lengths.max()), dtype=np.float32)
+        for row, example in zip(inputs, examples, strict=True):
+            row[: len(example)] = example
+        masks = None
+        if mask_keys is not None:
+            frames = np.array([frame_count(int(n), self.conv_layers) for n in lengths])
+            masks = Masks.from_bool(
+                span_masks(
+                    mask_keys,
+                    frames,
+                    int(frames.max()),
+                    prob=self.mask.mask_prob,
+                    length=self.mask.mask_length,
+                    equal_counts=self.mask.equal_counts,
+                )
+            )
+        padded = bool((lengths < lengths.max()).any())
+        return Batch(
+            torch.from_numpy(inputs), torch.from_numpy(lengths) if padded else None, masks, keys=keys
+        )
+
+    def baseline(self, example: np.ndarray) -> np.ndarray:
+        """Mean and deviation over time of the log-mel spectrogram, [80]."""
+        bands = log_mel(example, self.config.sampling_rate)
+        return np.concatenate([bands.mean(axis=0), bands.std(axis=0)]).astype(np.float32)

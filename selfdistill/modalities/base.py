@@ -1,0 +1,168 @@
+"""What a modality has to bring, and how it is found.
+
+A modality is a folder ``selfdistill/modalities/<name>/`` (or any importable dotted path) whose
+``__init__`` declares ``MODALITY``. Nothing outside that folder names it.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from selfdistill.config import CompatConfig, ModelConfig, RunConfig
+from selfdistill.errors import UserError
+from selfdistill.types import Batch, Masks, Tokens
+
+
+class FeatureEncoder(nn.Module, ABC):
+    """Raw input to a sequence of vectors, in three steps that training takes one by one.
+
+    ``embed`` makes local features (the part that a teacher may share with the student), ``fill``
+    puts the mask vector where the student must not look, ``contextualise`` adds positions and
+    what else the blocks expect.
+    """
+
+    num_prefix_tokens: int = 0
+    """Tokens in front of the sequence after ``contextualise`` that are no part of the input."""
+
+    local: nn.Module
+    """The sub-module behind ``embed``."""
+
+    @abstractmethod
+    def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
+        """Local features [B, T, D] of raw ``inputs`` (see ``Batch``) and their padding."""
+
+    @abstractmethod
+    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
+        """The same with the mask vector at ``masks.masked``."""
+
+    @abstractmethod
+    def contextualise(self, tokens: Tokens) -> Tokens:
+        """Add positions, prefix tokens, norm and dropout: [B, num_prefix_tokens + T, D]."""
+
+    def attention_bias(self) -> Tensor | None:
+        """Bias on the attention logits of every block, [1, H, T', T'] with T' counting prefix
+        tokens, or None."""
+        return None
+
+
+class InputPipeline(ABC):
+    """Bytes of a sample to a batch of tensors with masks; runs in the loader's workers.
+
+    ``decode`` and ``augment`` raise ``BadSample`` for what cannot be used.
+    """
+
+    extensions: Sequence[str]
+    """Members of a sample that can be decoded (lower case, no dot), the preferred one first."""
+
+    @abstractmethod
+    def decode(self, sample: Mapping[str, bytes]) -> Any:
+        """The sample's raw value from its members {extension: bytes}."""
+
+    @abstractmethod
+    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
+        """One training example (random crop and the like)."""
+
+    @abstractmethod
+    def plain(self, raw: Any) -> np.ndarray:
+        """One example for evaluation: as ``augment`` without chance."""
+
+    @abstractmethod
+    def collate(
+        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
+    ) -> Batch:
+        """Stack, pad, and draw masks.
+
+        Args:
+            examples: what ``augment`` or ``plain`` gave.
+            mask_keys: uint64 [B], one per row, the only source of chance of that row's mask; None
+                for a batch without masks.
+            keys: the samples' names.
+        """
+
+    @abstractmethod
+    def baseline(self, example: np.ndarray) -> np.ndarray:
+        """Features of the raw input that the probes compare with, float32 [F]."""
+
+
+@dataclass(frozen=True)
+class OriginalFormat:
+    """How the original authors' checkpoints of a modality are laid out.
+
+    Attributes:
+        marker: a parameter name that only this format has.
+        names: pairs of a name in ``Data2Vec`` (``student...``, ``head...``) and one in the
+            original, or several to be joined along the first axis; ``{}`` stands for a number and
+            must occur equally often on both sides. Every name of the original is in it once.
+        teacher_prefix: what the names of the original's teacher lack in front.
+        ignored: names of the original that carry nothing we need, as fnmatch patterns.
+        sections: the original's model config (plain values) to sections of ours. Refuses
+            (``UserError``) what the package cannot express.
+    """
+
+    marker: str
+    names: Sequence[tuple[str, str | tuple[str, ...]]]
+    teacher_prefix: str
+    ignored: Sequence[str]
+    sections: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The declaration that ties a modality's files together.
+
+    Attributes:
+        name: the folder's name and the value of the config's ``modality`` key.
+        encoder_config, mask_config, input_config: dataclasses of the config's sections.
+        build_encoder: (encoder, model, input, compat configs) to the feature encoder. It must
+            work on the meta device.
+        build_pipeline: run config to the input pipeline.
+        original: layout of the original authors' checkpoints, where there are any.
+        check: refuses (``UserError``) configs that cannot work, before any data is read.
+        prepare: makes what the run needs from its data before the model is built (a tokenizer)
+            and returns the config to go on with; called on the main process first.
+    """
+
+    name: str
+    encoder_config: type
+    mask_config: type
+    input_config: type
+    build_encoder: Callable[[Any, ModelConfig, Any, CompatConfig], FeatureEncoder]
+    build_pipeline: Callable[[RunConfig], InputPipeline]
+    original: OriginalFormat | None = None
+    check: Callable[[RunConfig], None] = lambda config: None
+    prepare: Callable[[RunConfig], RunConfig] = lambda config: config
+
+
+def modality_names() -> list[str]:
+    """The modalities that come with the package."""
+    package = importlib.import_module("selfdistill.modalities")
+    return sorted(m.name for m in pkgutil.iter_modules([str(Path(package.__path__[0]))]) if m.ispkg)
+
+
+def load_modality(name: str) -> Modality:
+    """The declaration of a modality of the package, or of a dotted module path from outside.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    module = name if "." in name else f"selfdistill.modalities.{name}"
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise UserError(
+            f"modality: there is no '{name}'; choose one of {', '.join(modality_names())}, "
+            "or give the dotted path of a module that declares MODALITY"
+        ) from error
+    declared = getattr(found, "MODALITY", None)
+    if not isinstance(declared, Modality):
+        raise UserError(f"modality: {module} declares no MODALITY")
+    return declared

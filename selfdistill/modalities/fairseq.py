@@ -1,0 +1,68 @@
+"""What the fairseq originals of audio and text have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfdistill.errors import UserError
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+def block_names(prefix: str) -> list[tuple[str, str | tuple[str, ...]]]:
+    """Names of the Transformer layers below ``prefix`` in a fairseq encoder."""
+    ours, theirs = "student.trunk.blocks.{}", f"{prefix}layers.{{}}"
+    qkv = tuple(f"{theirs}.self_attn.{p}.weight" for p in PROJECTIONS)
+    names: list[tuple[str, str | tuple[str, ...]]] = [(f"{ours}.attention.qkv.weight", qkv)]
+    names += [
+        (f"{ours}.attention.{p[0]}_bias", f"{theirs}.self_attn.{p}.bias") for p in PROJECTIONS
+    ]
+    for mine, yours in {
+        "attention.proj": "self_attn.out_proj",
+        "norm1": "self_attn_layer_norm",
+        "mlp.fc1": "fc1",
+        "mlp.fc2": "fc2",
+        "norm2": "final_layer_norm",
+    }.items():
+        names += [(f"{ours}.{mine}.{kind}", f"{theirs}.{yours}.{kind}") for kind in WEIGHT_BIAS]
+    return names
+
+
+WEIGHT_BIAS = ("weight", "bias")
+
+
+def both(ours: str, theirs: str) -> list[tuple[str, str | tuple[str, ...]]]:
+    """The names of weight and bias."""
+    return [(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in WEIGHT_BIAS]
+
+
+def require(config: Mapping[str, Any], key: str, wanted: Any, why: str) -> None:
+    """Refuse an original whose ``key`` is not ``wanted``."""
+    if config.get(key, wanted) != wanted:
+        raise UserError(f"original checkpoint: {key}={config[key]!r} cannot be imported: {why}")
+
+
+def objective_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Targets and loss."""
+    require(config, "group_norm_target_layer", False, "there is no such target normalisation")
+    layer_norms = [
+        kind
+        for kind in ("batch", "instance", "layer")
+        if config.get(f"{kind}_norm_target_layer", False)
+    ]
+    target_norms = [
+        kind for kind in ("layer", "instance") if config.get(f"{kind}_norm_targets", False)
+    ]
+    scale = config.get("loss_scale")
+    return {
+        "average_top_k_layers": config["average_top_k_layers"],
+        "target_from": "ffn",
+        "layer_norms": layer_norms,
+        "target_norms": target_norms,
+        "loss_beta": config["loss_beta"],
+        "loss_scale": "rsqrt_width" if scale is None or scale <= 0 else float(scale),
+    }
+
+
+def ema_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decay's ramp."""
+    return {key: config[key] for key in ("ema_decay", "ema_end_decay", "ema_anneal_end_step")}

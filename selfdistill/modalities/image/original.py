@@ -1,0 +1,82 @@
+"""The BEiT-style original of data2vec 1.0 vision: names and config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfdistill.modalities.base import OriginalFormat
+from selfdistill.modalities.fairseq import both
+
+BLOCK, THEIRS = "student.trunk.blocks.{}", "blocks.{}"
+
+NAMES = [
+    ("student.encoder.class_token", "cls_token"),
+    ("student.encoder.mask_token", "mask_token"),
+    *both("student.encoder.local.proj", "patch_embed.proj"),
+    (
+        "student.encoder.relative_bias.relative_position_bias_table",
+        "rel_pos_bias.relative_position_bias_table",
+    ),
+    (f"{BLOCK}.attention.qkv.weight", f"{THEIRS}.attn.qkv.weight"),
+    (f"{BLOCK}.attention.q_bias", f"{THEIRS}.attn.q_bias"),
+    (f"{BLOCK}.attention.v_bias", f"{THEIRS}.attn.v_bias"),
+    *both(f"{BLOCK}.attention.proj", f"{THEIRS}.attn.proj"),
+    (f"{BLOCK}.gain1.gamma", f"{THEIRS}.gamma_1"),
+    (f"{BLOCK}.gain2.gamma", f"{THEIRS}.gamma_2"),
+    *both(f"{BLOCK}.norm1", f"{THEIRS}.norm1"),
+    *both(f"{BLOCK}.norm2", f"{THEIRS}.norm2"),
+    *both(f"{BLOCK}.mlp.fc1", f"{THEIRS}.mlp.fc1"),
+    *both(f"{BLOCK}.mlp.fc2", f"{THEIRS}.mlp.fc2"),
+    *both("student.trunk.norm", "norm"),
+    *both("head.0", "lm_head"),
+]
+
+
+def sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of ours for the settings of a pretraining run of the original."""
+    image = config["img"]
+    size = [image, image] if isinstance(image, int) else list(image)
+    return {
+        "encoder": {"patch_size": config["patch"]},
+        "input": {"size": size},
+        "mask": {
+            "num_patches": config["num_mask"],
+            "min_block": config["min_block"],
+            "max_block": config["max_block"] or 0,
+        },
+        "model": {
+            "width": config["dim"],
+            "depth": config["depth"],
+            "heads": config["heads"],
+            "mlp_ratio": float(config["mlp_ratio"]),
+            "norm_order": "pre",
+            "norm_eps": 1e-6,
+            "key_bias": False,
+            "layer_scale": config["layer_scale"],
+            "initializer": "beit",
+        },
+        "objective": {
+            "average_top_k_layers": len(config["target_layers"]),
+            "target_layers": list(config["target_layers"]),
+            "target_from": "block",
+            "layer_norms": ["layer"],
+            "target_norms": ["layer"],
+            "loss_beta": config["l1_beta"],
+            "loss_scale": "mean",
+            "head_initializer": "beit",
+        },
+        "teacher": {
+            "ema_decay": config["ema_decay_init"],
+            "ema_end_decay": config["ema_decay"],
+            "ema_anneal_end_step": config["ema_start_at"],
+            "own_local_encoder": True,
+        },
+    }
+
+
+ORIGINAL = OriginalFormat(
+    marker="rel_pos_bias.relative_position_bias_table",
+    names=NAMES,
+    teacher_prefix="",
+    ignored=("*relative_position_index",),
+    sections=sections,
+)

@@ -1,0 +1,43 @@
+"""Text: SentencePiece tokens, learned positions, token masks."""
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import UserError
+from selfdistill.modalities.base import Modality
+from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig, TextMaskConfig
+from selfdistill.modalities.text.data import TextPipeline, prepare
+from selfdistill.modalities.text.encoder import TextEncoder
+from selfdistill.modalities.text.original import ORIGINAL
+
+
+def check(config: RunConfig) -> None:
+    """Refuse lengths and masks that cannot work."""
+    if config.input.max_tokens < 3:
+        raise UserError(
+            f"input.max_tokens: {config.input.max_tokens} must be 3 or more, for <s>, a token "
+            "and </s>"
+        )
+    if not 0 <= config.encoder.mask_id < config.encoder.vocab_size:
+        raise UserError(
+            f"encoder.mask_id: {config.encoder.mask_id} is no id of a vocabulary of "
+            f"{config.encoder.vocab_size}"
+        )
+    if not 0 < config.mask.mask_prob < 1:
+        raise UserError(
+            f"mask.mask_prob: {config.mask.mask_prob} would mask "
+            f"{'nothing' if config.mask.mask_prob <= 0 else 'everything'}; choose between 0 and 1"
+        )
+    if config.mask.mask_length < 1:
+        raise UserError(f"mask.mask_length: {config.mask.mask_length} must be 1 or more tokens")
+
+
+MODALITY = Modality(
+    name="text",
+    encoder_config=TextEncoderConfig,
+    mask_config=TextMaskConfig,
+    input_config=TextInputConfig,
+    build_encoder=TextEncoder,
+    build_pipeline=TextPipeline,
+    original=ORIGINAL,
+    check=check,
+    prepare=prepare,
+)

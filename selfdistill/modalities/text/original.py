@@ -1,0 +1,70 @@
+"""fairseq's ``Data2VecTextModel`` (data2vec 1.0): names and config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfdistill.modalities.base import OriginalFormat
+from selfdistill.modalities.fairseq import (
+    block_names,
+    both,
+    ema_section,
+    objective_section,
+    require,
+)
+
+PREFIX = "encoder.sentence_encoder."
+
+NAMES = [
+    ("student.encoder.local.weight", f"{PREFIX}embed_tokens.weight"),
+    ("student.encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
+    *both("student.encoder.norm", f"{PREFIX}layernorm_embedding"),
+    *block_names(PREFIX),
+    *both("head.{}", "encoder.regression_head.{}"),
+]
+
+
+def sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of ours for a fairseq model config; the vocabulary's size and the id of
+    ``<mask>`` stand in fairseq's dictionary and have to be added."""
+    transformer = config["transformer"]
+    encoder = transformer["encoder"]
+    require(encoder, "normalize_before", False, "the original's text model is post-norm")
+    require(encoder, "learned_pos", True, "positions are learned")
+    require(transformer, "no_scale_embedding", True, "embeddings are not scaled")
+    require(transformer, "layernorm_embedding", True, "embeddings are normed")
+    require(transformer, "activation_fn", "gelu", "the feed-forward network has GELU")
+    width = encoder["embed_dim"]
+    return {
+        "input": {"max_tokens": config["max_positions"]},
+        "model": {
+            "width": width,
+            "depth": encoder["layers"],
+            "heads": encoder["attention_heads"],
+            "mlp_ratio": encoder["ffn_embed_dim"] / width,
+            "dropout": transformer["dropout"],
+            "attention_dropout": transformer["attention_dropout"],
+            "activation_dropout": transformer["activation_dropout"],
+            "layer_drop": encoder["layerdrop"],
+        },
+        "objective": {
+            **objective_section(config),
+            "head_layers": config["head_layers"],
+            "head_initializer": "bert",
+        },
+        "teacher": {
+            **ema_section(config),
+            "own_local_encoder": True,
+            "copied": ["encoder.local", "encoder.positions", "encoder.norm"]
+            if config["ema_transformer_layers_only"]
+            else [],
+        },
+    }
+
+
+ORIGINAL = OriginalFormat(
+    marker=f"{PREFIX}embed_tokens.weight",
+    names=NAMES,
+    teacher_prefix=PREFIX,
+    ignored=("_ema*", "*.version"),
+    sections=sections,
+)

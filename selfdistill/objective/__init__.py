@@ -1,0 +1,1 @@
+"""Teacher, targets, head, loss, and the module that joins them."""

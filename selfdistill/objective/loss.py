@@ -1,0 +1,80 @@
+"""The regression loss and the moments that the health guard reads."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfdistill.config import ObjectiveConfig
+
+
+def loss_factor(objective: ObjectiveConfig, width: int) -> float:
+    """Factor on the loss of one token, which is summed over the width."""
+    if objective.loss_scale == "rsqrt_width":
+        return width**-0.5
+    if objective.loss_scale == "mean":
+        return 1.0 / width
+    return float(objective.loss_scale)
+
+
+def regression_loss(
+    predictions: Tensor, targets: Tensor, weight: Tensor, objective: ObjectiveConfig
+) -> Tensor:
+    """Summed loss of all masked tokens (data2vec 1.0, equation 3); divide by their number.
+
+    Args:
+        predictions, targets: float32 [B, N, D].
+        weight: float32 [B, N], 0 for places that only fill up the tensor.
+        objective: ``loss_beta`` and ``loss_scale``.
+
+    Returns:
+        float32 scalar.
+    """
+    if objective.loss_beta == 0:
+        loss = F.mse_loss(predictions, targets, reduction="none")
+    else:
+        loss = F.smooth_l1_loss(predictions, targets, reduction="none", beta=objective.loss_beta)
+    return (loss.sum(-1) * weight).sum() * loss_factor(objective, predictions.shape[-1])
+
+
+class Moments(NamedTuple):
+    """First and second moments of vectors, to be added over batches and processes.
+
+    Attributes:
+        count: number of vectors, scalar.
+        total: their sum, [D].
+        outer: sum of their outer products, [D, D].
+    """
+
+    count: Tensor
+    total: Tensor
+    outer: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, x: Tensor, weight: Tensor) -> "Moments":
+        """Of x [B, N, D] where weight [B, N] is 1."""
+        x = (x.detach() * weight[..., None]).flatten(0, 1)
+        return cls(weight.sum(), x.sum(0), x.T @ x)
+
+    def plus(self, other: "Moments") -> "Moments":
+        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def covariance(self) -> Tensor:
+        """Biased covariance [D, D], float64."""
+        count = self.count.double().clamp(min=1)
+        mean = self.total.double() / count
+        return self.outer.double() / count - mean.outer(mean)
+
+    def std(self) -> float:
+        """Mean over channels of the deviation, sqrt(variance + 1e-6) as fairseq logs it."""
+        variance = self.covariance().diagonal().clamp(min=0)
+        return float((variance + 1e-6).sqrt().mean())
+
+    def effective_rank(self) -> float:
+        """RankMe (arXiv 2210.02885, equation 1) of the centred vectors: exp of the entropy of
+        their normalised singular values."""
+        values = torch.linalg.eigvalsh(self.covariance()).clamp(min=0).sqrt()
+        share = values / values.sum().clamp(min=1e-12) + 1e-7
+        return float(torch.exp(-(share * share.log()).sum()))

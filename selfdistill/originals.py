@@ -1,0 +1,111 @@
+"""Checkpoints of the original implementations: their config and weights as ours."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import Tensor
+
+from selfdistill.config import RunConfig, build_config
+from selfdistill.errors import UserError
+from selfdistill.modalities.base import Modality, OriginalFormat, load_modality, modality_names
+from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.renaming import to_ours
+
+
+def recognise(state: Mapping[str, Tensor]) -> tuple[Modality, OriginalFormat]:
+    """Whose checkpoint this is, told by its parameter names.
+
+    Raises:
+        UserError: nobody's that we know.
+    """
+    for name in modality_names():
+        modality = load_modality(name)
+        if modality.original is not None and modality.original.marker in state:
+            return modality, modality.original
+    raise UserError(
+        "original checkpoint: its parameter names are none of data2vec 1.0's "
+        f"(the first is '{next(iter(state), 'missing')}')"
+    )
+
+
+def original_config(
+    modality: Modality,
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Any]],
+    run_dir: str = "unused",
+) -> RunConfig:
+    """The run config that stands for an original's settings.
+
+    Args:
+        modality: with an original format.
+        settings: the original's model config.
+        extra: sections whose values are added to or replace the derived ones.
+        run_dir: of the config.
+
+    Raises:
+        UserError: the settings ask for what the package cannot express.
+    """
+    assert modality.original is not None
+    sections = modality.original.sections(settings)
+    for section, values in extra.items():
+        sections[section] = {**sections.get(section, {}), **values}
+    sections |= {"modality": modality.name, "run_dir": run_dir}
+    return build_config(sections, load_modality)
+
+
+def load_original(
+    model: Data2Vec, state: Mapping[str, Tensor], teacher_state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Load an original's weights into student, head and teacher.
+
+    Args:
+        model: of the matching config.
+        state: the student, by the original's names.
+        teacher_state: the teacher, by the original's names relative to what it averages; None:
+            the teacher starts as a copy of the student.
+
+    Raises:
+        UserError: names or shapes that do not fit, each named.
+    """
+    _, original = recognise(state)
+    student = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if name.startswith(("student.", "head."))
+    }
+    _load(student, state, original)
+    model.update_teacher(decay=0.0)
+    if teacher_state is not None:
+        whole = {original.teacher_prefix + name: value for name, value in teacher_state.items()}
+        teacher = {
+            name.replace("teacher.backbone.", "student.", 1): tensor
+            for name, tensor in model.state_dict(keep_vars=True).items()
+            if name.startswith("teacher.backbone.")
+        }
+        # a part that the original's teacher does not have follows the student's
+        _load(teacher, {**state, **whole}, original, subset=True)
+
+
+def _load(
+    ours: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    original: OriginalFormat,
+    subset: bool = False,
+) -> None:
+    renamed, unknown = to_ours(theirs, original.names)
+    unknown = [n for n in unknown if not any(fnmatch(n, p) for p in original.ignored)]
+    missing = sorted(set(ours) - set(renamed))
+    extra = [] if subset else sorted(set(renamed) - set(ours))
+    if missing or extra or unknown:
+        raise UserError(
+            f"original checkpoint: parameters do not fit the model: missing {missing}, "
+            f"not in the model {extra}, unknown {unknown}"
+        )
+    for name, tensor in ours.items():
+        if tensor.shape != renamed[name].shape:
+            raise UserError(
+                f"original checkpoint: {name} has the shape {tuple(renamed[name].shape)}, "
+                f"the model needs {tuple(tensor.shape)}"
+            )
+        tensor.data.copy_(renamed[name])

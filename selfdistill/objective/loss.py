@@ -55,8 +55,9 @@ class Moments(NamedTuple):
     @torch.no_grad()
     def of(cls, x: Tensor, weight: Tensor) -> "Moments":
         """Of x [B, N, D] where weight [B, N] is 1."""
-        x = (x.detach() * weight[..., None]).flatten(0, 1)
-        return cls(weight.sum(), x.sum(0), x.T @ x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = (x.detach().float() * weight[..., None]).flatten(0, 1)
+            return cls(weight.sum(), x.sum(0), x.T @ x)
 
     def plus(self, other: "Moments") -> "Moments":
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))

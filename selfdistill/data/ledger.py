@@ -1,0 +1,109 @@
+"""What the loader hands over, and the count of the samples that could not be used."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from selfdistill.errors import BadSample, DataBudgetError
+from selfdistill.types import Batch, Masks
+
+MIN_SEEN = 100
+"""Samples after which the share of bad ones means something."""
+LOGGED_PER_REASON = 5
+
+Bad = tuple[str, str, str]
+"""Key, reason, detail."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A micro-batch and what went wrong on the way.
+
+    Attributes:
+        batch: as the pipeline collates it.
+        bad: the samples that were replaced: key, reason, detail.
+        seen: samples tried.
+    """
+
+    batch: Batch
+    bad: list[Bad]
+    seen: int
+
+    def pin_memory(self) -> "Loaded":
+        """Called by the DataLoader where there is a GPU."""
+        return replace(self, batch=_pinned(self.batch))
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, Batch | Masks):
+        return replace(value, **{f.name: _pinned(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def all_bad(bad: Sequence[Bad]) -> DataBudgetError:
+    counts = Counter(reason for _, reason, _ in bad)
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+    examples = "; ".join(f"{key}: {reason} {detail}".strip() for key, reason, detail in bad[:5])
+    return DataBudgetError(f"every sample tried was bad: {reasons} (such as {examples})")
+
+
+def why_bad(key: str, error: Exception) -> Bad:
+    if isinstance(error, BadSample):
+        return key, error.reason, error.detail
+    return key, "undecodable", repr(error)[:200]
+
+
+class SkipLedger:
+    """Counts bad samples by reason and stops the run when there are too many.
+
+    Args:
+        max_share: the largest share of bad samples, ``data.max_bad_share``.
+
+    Attributes:
+        counts: bad samples by reason.
+        seen: samples tried.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        self.max_share = max_share
+        self.counts: dict[str, int] = {}
+        self.seen = 0
+        self._examples: list[str] = []
+
+    def add(self, loaded: Loaded) -> list[Bad]:
+        """Count a micro-batch; returns the bad samples to log, the first few of each reason.
+
+        Raises:
+            DataBudgetError: more than ``max_share`` of the samples were bad.
+        """
+        to_log = []
+        self.seen += loaded.seen
+        for key, reason, detail in loaded.bad:
+            self.counts[reason] = self.counts.get(reason, 0) + 1
+            self._examples = [*self._examples, key][:3]
+            if self.counts[reason] <= LOGGED_PER_REASON:
+                to_log.append((key, reason, detail))
+        bad = sum(self.counts.values())
+        if self.seen >= MIN_SEEN and bad > self.max_share * self.seen:
+            ordered = sorted(self.counts.items(), key=lambda entry: -entry[1])
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in ordered)
+            raise DataBudgetError(
+                f"skip budget exceeded: {bad} of {self.seen} samples ({bad / self.seen:.1%}) were "
+                f"bad, data.max_bad_share allows {self.max_share:.1%}: {reasons}; for example "
+                f"{', '.join(self._examples)}"
+            )
+        return to_log
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; plain JSON values."""
+        return {"counts": dict(self.counts), "seen": self.seen, "examples": list(self._examples)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.counts = dict(state["counts"])
+        self.seen = int(state["seen"])
+        self._examples = list(state["examples"])

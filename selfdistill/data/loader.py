@@ -1,0 +1,231 @@
+"""Batches for training and for the probes, made in the loader's worker processes.
+
+What a step sees depends on the seed, the step and the shards alone: not on the number of
+processes, of workers, or on where a run was interrupted.
+"""
+
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from selfdistill.data.ledger import Bad, Loaded, SkipLedger, all_bad, why_bad
+from selfdistill.data.order import SampleOrder
+from selfdistill.data.shards import ShardSet
+from selfdistill.data.tarindex import LABEL
+from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.masking import row_keys
+from selfdistill.types import Batch
+
+__all__ = ["Loaded", "SkipLedger", "dead_workers_explained", "plain_batches", "training_batches"]
+
+MAX_ATTEMPTS = 20
+"""Replacements tried for one bad sample."""
+
+
+class Pipeline(Protocol):
+    """What the loader needs of a modality's input pipeline."""
+
+    def decode(self, sample: Mapping[str, bytes]) -> Any: ...
+
+    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray: ...
+
+    def plain(self, raw: Any) -> np.ndarray: ...
+
+    def collate(
+        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
+    ) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which micro-batches this process makes, and from what."""
+
+    shards: ShardSet
+    pipeline: Pipeline
+    order: SampleOrder
+    seed: int
+    batch_size: int
+    accumulate: int
+    rank: int
+    world_size: int
+
+    def step(self, step: int) -> list[Loaded]:
+        share = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * share
+        micro = share // self.accumulate
+        return [self._micro_batch(first + i * micro, micro) for i in range(self.accumulate)]
+
+    def _micro_batch(self, first: int, size: int) -> Loaded:
+        positions = np.arange(first, first + size, dtype=np.int64)
+        bad: list[Bad] = []
+        found = [self._example(int(position), bad) for position in positions]
+        keys = [key for key, _ in found]
+        examples = [example for _, example in found]
+        batch = self.pipeline.collate(examples, row_keys(self.seed, positions), keys)
+        return Loaded(batch, bad, len(found) + len(bad))
+
+    def _example(self, position: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
+        before = len(bad)
+        for attempt in range(MAX_ATTEMPTS + 1):
+            i = self.order.replacement(position, attempt) if attempt else self.order.index(position)
+            key, members = self.shards.read(i)
+            try:
+                raw = self.pipeline.decode(members)
+                return key, self.pipeline.augment(
+                    raw, np.random.default_rng([self.seed, position, 1])
+                )
+            except Exception as error:
+                bad.append(why_bad(key, error))
+        raise all_bad(bad[before:])
+
+
+class _Steps(IterableDataset[list[Loaded] | SelfdistillError]):
+    """Steps ``start``..``stop - 1``, every W-th for each of W workers.
+
+    An error that ends the run travels as a value, because the DataLoader would bury its one line
+    in a traceback.
+    """
+
+    def __init__(self, plan: _Plan, start: int, stop: int) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+
+    def __iter__(self) -> Iterator[list[Loaded] | SelfdistillError]:
+        worker = torch.utils.data.get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for step in range(self.start + first, self.stop, stride):
+            try:
+                yield self.plan.step(step)
+            except SelfdistillError as error:
+                yield error
+                return
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A batch system signals every process; the main one still needs its data to stop in order."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)
+
+
+@contextmanager
+def dead_workers_explained() -> Iterator[None]:
+    """Say what to do when a data worker was killed.
+
+    torch raises from a signal handler, that is anywhere in the main thread: put the whole training
+    loop inside.
+
+    Raises:
+        SelfdistillError: a worker died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker \(pid", str(error)):
+            raise
+        raise SelfdistillError(
+            f"a data worker died ({str(error).splitlines()[0]}), probably because memory "
+            "(or shared memory, /dev/shm) ran out: lower data.workers or train.batch_size"
+        ) from error
+
+
+def training_batches(
+    shards: ShardSet,
+    pipeline: Pipeline,
+    *,
+    seed: int,
+    batch_size: int,
+    accumulate: int,
+    rank: int,
+    world_size: int,
+    start_step: int,
+    steps: int,
+    workers: int,
+) -> Iterator[list[Loaded]]:
+    """The micro-batches of each optimiser step, from ``start_step`` to ``steps - 1``.
+
+    Step s owns the stream's positions [s * batch_size, (s + 1) * batch_size); each process has a
+    contiguous slice of them and each micro-batch a contiguous slice of that.
+
+    Args:
+        batch_size: samples per step over all processes and micro-batches.
+        accumulate: micro-batches per step and process.
+        workers: loader processes; 0: decode in this one. The batches are the same.
+
+    Raises:
+        UserError: ``batch_size`` cannot be divided evenly.
+        DataBudgetError: a bad sample could not be replaced, because all are bad.
+        SelfdistillError: a data worker died, or a shard changed.
+    """
+    parts = accumulate * world_size
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f"train.batch_size: {batch_size} samples cannot be split evenly over train.accumulate="
+            f"{accumulate} micro-batches on {world_size} processes; use a multiple of {parts}"
+        )
+    order = SampleOrder(shards.sizes, seed)
+    plan = _Plan(shards, pipeline, order, seed, batch_size, accumulate, rank, world_size)
+    return _load(_Steps(plan, start_step, steps), workers)
+
+
+def _load(steps: _Steps, workers: int) -> Iterator[list[Loaded]]:
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        collate_fn=_unchanged,
+        worker_init_fn=_leave_signals_to_the_main_process,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it draws from the generator that dropout uses
+    )
+    with dead_workers_explained():
+        for loaded in loader:
+            if isinstance(loaded, SelfdistillError):
+                raise loaded
+            yield loaded
+
+
+def plain_batches(
+    shards: ShardSet, pipeline: Pipeline, batch_size: int
+) -> Iterator[tuple[Batch, list[np.ndarray], list[int | None]]]:
+    """All samples in the order of the shards, without chance and without masks.
+
+    Bad samples are left out.
+
+    Yields:
+        The batch, its examples, and their labels (None: no ``cls`` member, or not an integer).
+
+    Raises:
+        DataBudgetError: all samples are bad.
+    """
+    found: list[tuple[str, np.ndarray, int | None]] = []
+    bad: list[Bad] = []
+    for i in range(len(shards)):
+        key, members = shards.read(i)
+        try:
+            found.append((key, pipeline.plain(pipeline.decode(members)), _label(members)))
+        except Exception as error:
+            bad.append(why_bad(key, error))
+        if found and (len(found) == batch_size or i == len(shards) - 1):
+            keys, examples, labels = (list(column) for column in zip(*found, strict=True))
+            yield pipeline.collate(examples, None, keys), examples, labels
+            found = []
+    if len(bad) == len(shards):
+        raise all_bad(bad)
+
+
+def _label(members: Mapping[str, bytes]) -> int | None:
+    try:
+        return int(members[LABEL])
+    except (KeyError, ValueError):
+        return None

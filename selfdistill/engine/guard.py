@@ -1,0 +1,132 @@
+"""Stops a run that learns nothing any more, and says what collapsed and what to try.
+
+A falling loss shows nothing here: when teacher and student agree on a constant, it is zero. So
+the guard looks at the targets and predictions themselves. A fixed floor on their deviation misses
+slow collapses, and what is healthy differs between data and target normalisations; the untrained
+teacher of the same run, seen in the first logging interval, is the reference.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from selfdistill.config import GuardConfig
+from selfdistill.errors import HealthError
+
+ADVICE = (
+    "Try a slower teacher (teacher.ema_decay closer to 1), a smaller optim.lr or longer "
+    "optim.warmup_steps, layer or instance norm in objective.layer_norms, or a smaller mask; "
+    "guard.* sets the limits."
+)
+
+
+class CollapseGuard:
+    """Watches each logging interval's deviations and ranks."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self.reference: dict[str, float] = {}
+        self.alarms = 0
+
+    def check(self, step: int, values: Mapping[str, float]) -> None:
+        """Judge one logging interval.
+
+        Args:
+            step: finished optimiser steps.
+            values: ``target_std``, ``prediction_std`` and ``target_rank`` of the interval.
+
+        Raises:
+            HealthError: ``guard.patience`` intervals in a row were out of their band.
+        """
+        if not self.reference:
+            self.reference = {key: values[key] for key in ("target_std", "target_rank")}
+        found = self._findings(values) if step > self.config.after_steps else []
+        self.alarms = self.alarms + 1 if found else 0
+        if self.alarms >= self.config.patience:
+            raise HealthError(f"collapsed at step {step}: {'; '.join(found)}. {ADVICE}")
+
+    def _findings(self, values: Mapping[str, float]) -> list[str]:
+        config, start = self.config, self.reference
+        limits = [
+            ("target_std", config.min_target_std, "guard.min_target_std"),
+            ("prediction_std", config.min_prediction_std, "guard.min_prediction_std"),
+            (
+                "target_std",
+                config.min_relative_std * start["target_std"],
+                f"guard.min_relative_std {config.min_relative_std} of the untrained teacher's "
+                f"{start['target_std']:.3f}",
+            ),
+            (
+                "target_rank",
+                config.min_relative_rank * start["target_rank"],
+                f"guard.min_relative_rank {config.min_relative_rank} of the untrained teacher's "
+                f"{start['target_rank']:.1f}",
+            ),
+        ]
+        return [
+            f"{NAMES[key]} fell to {values[key]:.3f}, below {limit:.3f} ({why})"
+            for key, limit, why in limits
+            if values[key] < limit
+        ]
+
+    def check_accuracy(self, step: int, accuracy: Mapping[str, float], margin: float) -> None:
+        """Judge an evaluation: training must not have made the encoder worse than random.
+
+        Args:
+            step: finished optimiser steps.
+            accuracy: ``untrained`` and ``trained`` of the linear probe, 0 to 1.
+            margin: how far below the trained one may be by chance.
+
+        Raises:
+            HealthError: the trained encoder is worse.
+        """
+        trained, untrained = accuracy["trained"], accuracy["untrained"]
+        if step > self.config.after_steps and trained < untrained - margin:
+            raise HealthError(
+                f"collapsed at step {step}: the linear probe reads {trained:.3f} from the trained "
+                f"encoder and {untrained:.3f} from the untrained one. {ADVICE}"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"reference": self.reference, "alarms": self.alarms}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.reference = dict(state["reference"])
+        self.alarms = int(state["alarms"])
+
+
+NAMES = {
+    "target_std": "the targets' deviation",
+    "prediction_std": "the predictions' deviation",
+    "target_rank": "the targets' effective rank",
+}
+
+
+class FiniteGuard:
+    """Counts steps in a row whose loss or gradient is not finite; those steps are left out."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_a_row = 0
+        self.total = 0
+
+    def check(self, step: int, loss: float, grad_norm: float, last_checkpoint: object) -> bool:
+        """Whether the step may be taken.
+
+        Raises:
+            HealthError: ``guard.max_nonfinite`` steps in a row may not.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.in_a_row = 0
+            return True
+        self.in_a_row += 1
+        self.total += 1
+        if self.in_a_row >= self.limit:
+            raise HealthError(
+                f"step {step}: {self.in_a_row} steps in a row had a loss of {loss} and a gradient "
+                f"norm of {grad_norm} (guard.max_nonfinite). The last good checkpoint is "
+                f"{last_checkpoint or 'none'}. Try a smaller optim.lr, optim.clip_norm, or "
+                "train.precision=bf16 or fp32"
+            )
+        return False

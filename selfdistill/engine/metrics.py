@@ -1,0 +1,192 @@
+"""What a run tells about itself: metrics.jsonl, TensorBoard and the console."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from selfdistill.engine.run_dir import RunDir, write_atomically
+from selfdistill.errors import SelfdistillError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+_REDRAW_SECONDS = 0.2
+
+
+class MetricsWriter:
+    """Writes one JSON object per logging interval, and the same to TensorBoard.
+
+    A TensorBoard that is missing or fails costs one warning, never the run.
+
+    Args:
+        run_dir: of the run, held by this process.
+        tensorboard: whether to write to TensorBoard.
+    """
+
+    def __init__(self, run_dir: RunDir, tensorboard: bool) -> None:
+        self._run_dir = run_dir
+        self._wanted = tensorboard
+        self._board: SummaryWriter | None = None
+        self._purge_step: int | None = None
+
+    def truncate_after(self, step: int) -> None:
+        """Drop what was written after ``step``, and lines cut short by a crash.
+
+        To be called before the first ``write`` of a resumed run.
+        """
+        self._purge_step = step + 1
+        path = self._run_dir.metrics_path
+        if not path.exists():
+            return
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines(keepends=True)
+        kept = "".join(line for line in lines if _is_kept(line, step))
+        if kept != text:
+            write_atomically(path, kept)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the metrics of a step; what is not finite becomes null.
+
+        Raises:
+            SelfdistillError: ``metrics.jsonl`` cannot be written.
+        """
+        row = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        try:
+            with open(self._run_dir.metrics_path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step} | row) + "\n")
+        except OSError as error:
+            raise SelfdistillError(f"cannot write {self._run_dir.metrics_path}: {error}") from error
+        self._try_board(lambda board: _add_scalars(board, step, values))
+
+    def close(self) -> None:
+        """Flush what TensorBoard still holds back."""
+        if self._board is not None:
+            self._try_board(lambda board: board.close())
+
+    def _try_board(self, action: "Callable[[SummaryWriter], None]") -> None:
+        if not self._wanted:
+            return
+        try:
+            if self._board is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(
+                    str(self._run_dir.tensorboard), purge_step=self._purge_step
+                )
+            action(self._board)
+        except Exception as error:
+            self._wanted = False
+            logger.warning("TensorBoard fails (%r); the run goes on without it", error)
+
+
+def _is_kept(line: str, step: int) -> bool:
+    if not line.endswith("\n"):
+        return False
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _add_scalars(board: "SummaryWriter", step: int, values: Mapping[str, float]) -> None:
+    for key, value in values.items():
+        board.add_scalar(key, value, global_step=step)
+
+
+class Throughput:
+    """Samples per second, by a clock that never goes back."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval, for example after an evaluation."""
+        self._since = time.monotonic()
+        self._samples = 0
+
+    def add(self, samples: int) -> None:
+        """Count samples."""
+        self._samples += samples
+
+    def take(self) -> float:
+        """Samples per second since the last ``take`` or ``restart``; begins a new interval."""
+        seconds = time.monotonic() - self._since
+        rate = self._samples / seconds if seconds > 0 else 0.0
+        self.restart()
+        return rate
+
+
+class Progress:
+    """The console: a bar on a terminal, otherwise a line per logging interval, on stderr.
+
+    Args:
+        steps: of the whole run.
+        start_step: where this process begins.
+        main: whether this is the main process; the others print nothing.
+    """
+
+    def __init__(self, steps: int, start_step: int, main: bool) -> None:
+        self._steps = steps
+        self._start_step = start_step
+        self._main = main
+        self._began = self._drawn = time.monotonic()
+        self._bar: tqdm | None = None
+        if main and sys.stderr.isatty():
+            # tqdm's own rate and its redrawing follow the wall clock, so both are left out
+            bar_format = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+            self._bar = tqdm(total=steps, initial=start_step, bar_format=bar_format)
+
+    def advance(self, step: int) -> None:
+        """Move the bar; cheap enough for every step."""
+        if self._bar is not None:
+            self._bar.n = step
+            if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+                self._drawn = time.monotonic()
+                self._bar.refresh()
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the metrics of a logging interval."""
+        if not self._main:
+            return
+        shown = [f"left {self._time_left(step)}"]
+        for key, name, form in (
+            ("loss", "loss", ".4f"),
+            ("samples_per_second", "samples/s", ".1f"),
+            ("target_std", "target std", ".3f"),
+            ("prediction_std", "prediction std", ".3f"),
+        ):
+            if key in values:
+                shown.append(f"{name} {values[key]:{form}}")
+        if self._bar is None:
+            print(f"step {step}/{self._steps}, " + ", ".join(shown), file=sys.stderr, flush=True)
+        else:
+            self._bar.n = step
+            self._bar.set_postfix_str(", ".join(shown))
+
+    def log(self, message: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(message, file=sys.stderr)
+        elif self._main:
+            print(message, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._start_step
+        if done <= 0:
+            return "unknown"
+        seconds = round((time.monotonic() - self._began) / done * (self._steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

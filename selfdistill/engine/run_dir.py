@@ -1,0 +1,244 @@
+"""The folder of a run: who may write to it, what lies where, and whether a resumed config fits."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+import selfdistill
+from selfdistill.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "accelerate",
+    "webdataset",
+    "einops",
+    "timm",
+    "sentencepiece",
+    "safetensors",
+    "omegaconf",
+)
+_IGNORED = {"run_dir", "resume"}
+_REFUSED = {
+    "modality",
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "model.mlp_ratio",
+    "model.norm_order",
+    "model.key_bias",
+    "objective.head_layers",
+    "teacher.own_local_encoder",
+    "seed",
+    "train.batch_size",
+    "data.train",
+}
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) and wait until it is on the disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file so that a crash leaves either the old content or the new one.
+
+    Raises:
+        OSError: the file cannot be written; the old content is untouched.
+    """
+    writing = path.with_name(f".{path.name}.writing")
+    write_synced(writing, text)
+    os.rename(writing, path)
+    sync_folder(path.parent)
+
+
+class RunDir:
+    """The folder of one run, held by this process until ``close``; a context manager.
+
+    Only the main process of a run makes one.
+
+    Args:
+        path: created, with its parents, if it is not there.
+
+    Raises:
+        UserError: the folder cannot be written, or another run holds it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock: int | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._hold(self._lock)
+        except OSError as error:
+            self.close()
+            raise UserError(
+                f"run_dir: cannot write to '{self.path}' ({error.strerror}); "
+                "choose a folder that you may write to"
+            ) from error
+        # a loader's worker outlives a killed run for seconds and must not hold its lock so long
+        os.register_at_fork(after_in_child=self.close)
+
+    def _hold(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 1000, 0).decode(errors="replace").strip() or "another process"
+            self.close()
+            raise UserError(
+                f"run_dir: '{self.path}' is in use by {holder}; "
+                "stop that run or choose another folder"
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "%s cannot be locked (%s); see to it that no second run uses it",
+                self.path,
+                error.strerror,
+            )
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def eval_path(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def save_config(self, yaml_text: str) -> None:
+        """Write ``config.yaml``, the resolved config."""
+        write_atomically(self.config_path, yaml_text)
+
+    def save_environment(self, seed: int) -> None:
+        """Write ``environment.json``: what one needs to know to repeat the run.
+
+        Environment variables are left out, because they hold secrets.
+        """
+        packages = {name: _version(name) for name in _PACKAGES}
+        found = {
+            "packages": {"selfdistill": selfdistill.__version__, **packages},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": _device(),
+            "cuda": torch.version.cuda,
+            "command": sys.argv,
+            "seed": seed,
+            "git_commit": _git_commit(),
+        }
+        write_atomically(self.path / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return "cpu"
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            # YAML has no tuples
+            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def _is_refused(key: str, old: Any, new: Any) -> bool:
+    if key == "model.layer_scale":
+        return bool(old) != bool(new)  # 0 has no gains at all; others differ at the start only
+    return key in _REFUSED or key.startswith("encoder.")
+
+
+def compare_configs(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs between a checkpoint's config and the one to go on with.
+
+    Args:
+        old: nested plain dicts, as in ``config.yaml``.
+        new: likewise.
+
+    Returns:
+        Two lists of lines ``key: old -> new`` in the keys' order: changes that a resumed run
+        cannot take (shapes of the weights, order of the data), and those that it can.
+    """
+    before, after = _flat(old), _flat(new)
+    refused: list[str] = []
+    changed: list[str] = []
+    for key in sorted((before.keys() | after.keys()) - _IGNORED):
+        was, now = before.get(key, "unset"), after.get(key, "unset")
+        if was != now:
+            lines = refused if _is_refused(key, was, now) else changed
+            lines.append(f"{key}: {was} -> {now}")
+    return refused, changed

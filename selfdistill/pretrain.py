@@ -1,0 +1,210 @@
+"""Pretrain from a config: build the parts, train, evaluate."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from selfdistill.config import RunConfig, dump_config
+from selfdistill.data.loader import dead_workers_explained, training_batches
+from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
+from selfdistill.engine.metrics import MetricsWriter, Progress
+from selfdistill.engine.run_dir import RunDir, compare_configs, write_atomically
+from selfdistill.engine.trainer import Trainer
+from selfdistill.errors import UserError
+from selfdistill.modalities.backbone import Backbone, build_backbone
+from selfdistill.modalities.base import InputPipeline, Modality, load_modality
+from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.probes.evaluate import Evaluator
+from selfdistill.probes.table import render
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(config: RunConfig, must_resume: bool = False) -> None:
+    """Train from a config, going on from a checkpoint where ``config.resume`` says so.
+
+    Args:
+        config: checked, as ``load_config`` gives it.
+        must_resume: refuse to start afresh.
+
+    Raises:
+        SelfdistillError: see ``selfdistill.errors`` for what ends a run.
+    """
+    accelerator = _accelerator(config)
+    run_dir = RunDir(config.run_dir) if accelerator.is_main_process else None
+    try:
+        _run(config, accelerator, run_dir, must_resume)
+    finally:
+        if run_dir is not None:
+            run_dir.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _accelerator(config: RunConfig) -> Accelerator:
+    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    # a dropped layer leaves its parameters without gradient on one process and not on another
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.layer_drop > 0)
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+
+
+def _run(
+    config: RunConfig, accelerator: Accelerator, run_dir: RunDir | None, must_resume: bool
+) -> None:
+    modality = load_modality(config.modality)
+    resumed = _checkpoint_to_resume(config, must_resume)
+    with accelerator.main_process_first():
+        config = modality.prepare(config)
+    pipeline = modality.build_pipeline(config)
+    shards = ShardSet(resolve(config.data.train), pipeline.extensions)
+    torch.manual_seed(config.seed)
+    model = Data2Vec(modality, config)
+    checkpointer = writer = checkpoint = None
+    if run_dir is not None:
+        checkpointer = Checkpointer(run_dir.checkpoints, config.checkpoint.keep)
+        writer = MetricsWriter(run_dir, config.log.tensorboard)
+    if resumed is not None:
+        checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)
+        _compare(checkpoint.state["config"], config)
+    progress = Progress(
+        config.train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
+    )
+    if run_dir is not None:
+        run_dir.save_config(dump_config(config))
+        run_dir.save_environment(config.seed)
+        _announce(config, model, shards, run_dir, progress)
+    trainer = Trainer(model, config, accelerator, checkpointer, writer, progress)
+    if checkpoint is not None and resumed is not None:
+        trainer.restore(checkpoint, resumed)
+        progress.log(f"resumed from {resumed}")
+        if writer is not None:
+            writer.truncate_after(checkpoint.step)
+    evaluation = Evaluation(config, modality, pipeline, trainer, run_dir, progress)
+    if trainer.step_count >= config.train.steps:
+        progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")
+    else:
+        with dead_workers_explained():
+            batches = training_batches(
+                shards,
+                pipeline,
+                seed=config.seed,
+                batch_size=config.train.batch_size,
+                accumulate=config.train.accumulate,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                start_step=trainer.step_count,
+                steps=config.train.steps,
+                workers=config.data.workers,
+            )
+            try:
+                trainer.fit(batches, evaluation)
+            finally:
+                progress.close()
+                if writer is not None:
+                    writer.close()
+    evaluation.show()
+
+
+def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
+    """The checkpoint to go on from; None: start afresh."""
+    run = Path(config.run_dir)
+    if config.resume not in ("auto", "never"):
+        return find_checkpoint(Path(config.resume))
+    newest = Checkpointer(run / "checkpoints", config.checkpoint.keep).newest()
+    if newest is not None and config.resume == "never":
+        raise UserError(
+            f"resume: never, but {run} holds {newest.name}; choose another run_dir, or resume=auto "
+            "to go on"
+        )
+    if newest is None and must_resume:
+        raise UserError(f"--resume: {run} holds no complete checkpoint; leave it out to start")
+    return newest
+
+
+def _compare(old: dict[str, Any], config: RunConfig) -> None:
+    """Refuse to resume what would be another model or another data order; warn of the rest."""
+    new = yaml.safe_load(dump_config(config))
+    refused, changed = compare_configs(old, new)
+    if refused:
+        raise UserError(
+            f"resume: the checkpoint was made with other values: {'; '.join(refused)}. Change them "
+            "back, or choose another run_dir"
+        )
+    for line in changed:
+        logger.warning("resumed with a changed value: %s", line)
+
+
+def _announce(
+    config: RunConfig, model: Data2Vec, shards: ShardSet, run_dir: RunDir, progress: Progress
+) -> None:
+    millions = sum(p.numel() for p in model.student.parameters()) / 1e6
+    progress.log(
+        f"pretraining a {config.modality} encoder of {millions:.2f} M parameters on "
+        f"{len(shards)} samples for {config.train.steps} steps of {config.train.batch_size}; "
+        f"everything is kept in {run_dir.path}"
+    )
+
+
+class Evaluation:
+    """The probes of a run: called by the trainer, on the main process only.
+
+    The last result is kept in ``RUN/eval.json``.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        modality: Modality,
+        pipeline: InputPipeline,
+        trainer: Trainer,
+        run_dir: RunDir | None,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.modality = modality
+        self.trainer = trainer
+        self.run_dir = run_dir
+        self.progress = progress
+        self.evaluator = Evaluator(config, pipeline) if config.eval.tasks else None
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Evaluate after ``step`` steps; returns what is to be logged."""
+        if self.evaluator is None or self.run_dir is None:
+            self.trainer.accelerator.wait_for_everyone()
+            return {}
+        self.progress.log(f"evaluating frozen features after {step} steps")
+        result = self.evaluator.evaluate(self._untrained(), self.trainer.plain_model.student)
+        write_atomically(self.run_dir.eval_path, json.dumps({**result, "step": step}, indent=2))
+        self.trainer.accelerator.wait_for_everyone()
+        found = result[self.config.modality]
+        linear = found["linear"]
+        self.trainer.collapse.check_accuracy(step, linear, 2 * linear["standard_error"]["trained"])
+        return {
+            f"eval/{task}/{probe}": scores[probe]["trained"]
+            for task, scores in found["tasks"].items()
+            for probe in ("linear", "few_shot", "knn")
+        }
+
+    def _untrained(self) -> Backbone:
+        """The encoder as it was before the first step."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            untrained = build_backbone(self.modality, self.config)
+        return untrained.to(self.trainer.accelerator.device)
+
+    def show(self) -> None:
+        """Print the table of the last evaluation."""
+        if self.run_dir is None or not self.run_dir.eval_path.exists():
+            return
+        result = json.loads(self.run_dir.eval_path.read_text(encoding="utf-8"))
+        print(render({key: value for key, value in result.items() if key != "step"}), flush=True)
+        print(f"\nwritten to {self.run_dir.eval_path}")

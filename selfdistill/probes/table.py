@@ -1,0 +1,84 @@
+"""The evaluation as plain text."""
+
+from collections.abc import Mapping
+from math import hypot
+from typing import Any
+
+PROBES = {"linear": "linear", "few_shot": "few-shot", "knn": "kNN"}
+BASELINES = {"untrained": "the untrained encoder", "raw": "the raw input"}
+HEADER = ("", "raw", "untrained", "trained (best layer)", "vs untrained", "vs raw")
+NONE = "-"
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The result of ``Evaluator.evaluate`` as a table and a sentence per probe, in ASCII.
+
+    Accuracies are percent with their standard error (few-shot: with the deviation over the
+    draws), differences are percentage points.
+    """
+    blocks = [
+        _block(f"{modality}, {name}", task, found.get("raw_input", ""))
+        for modality, found in result.items()
+        for name, task in found["tasks"].items()
+    ]
+    return "\n\n".join(blocks)
+
+
+def _block(title: str, task: Mapping[str, Any], raw_input: str) -> str:
+    sizes = (
+        f"{task['train_samples']} labelled samples for training, {task['test_samples']} for the "
+        f"test, {task['classes']} classes, chance {100 / task['classes']:.1f} %"
+    )
+    rows = [HEADER, *(_row(PROBES[probe], task[probe]) for probe in PROBES)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    sentences = [_sentence(PROBES[probe], task[probe], raw_input) for probe in PROBES]
+    return "\n".join([f"{title}: {sizes}", *lines, *sentences])
+
+
+def _row(name: str, table: Mapping[str, Any]) -> tuple[str, ...]:
+    trained = f"{_percent(table, 'trained')} (layer {table['layer']})"
+    differences = [
+        NONE if table[baseline] is None else f"{_points(table, baseline):+.1f}"
+        for baseline in BASELINES
+    ]
+    return (name, _percent(table, "raw"), _percent(table, "untrained"), trained, *differences)
+
+
+def _percent(table: Mapping[str, Any], source: str) -> str:
+    if table[source] is None:
+        return NONE
+    return f"{100 * table[source]:.1f} +- {100 * _spread(table, source):.1f}"
+
+
+def _points(table: Mapping[str, Any], baseline: str) -> float:
+    # of the rounded figures, so that the row adds up for who checks it
+    return round(100 * table["trained"], 1) - round(100 * table[baseline], 1)
+
+
+def _spread(table: Mapping[str, Any], source: str) -> float:
+    return float(table.get("std", table["standard_error"])[source])
+
+
+def _sentence(name: str, table: Mapping[str, Any], raw_input: str) -> str:
+    parts = []
+    for baseline, title in BASELINES.items():
+        if table[baseline] is None:
+            continue
+        if baseline == "raw" and raw_input:
+            title += f" ({raw_input})"
+        points = _points(table, baseline)
+        if abs(points) < 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
+            verdict = f"not clearly different from {title} ({points:+.1f} points)"
+        elif points > 0:
+            verdict = f"+{points:.1f} points over {title}"
+        else:
+            verdict = f"{-points:.1f} points below {title}"
+        parts.append(verdict)
+    return f"{name}: {', '.join(parts)}"

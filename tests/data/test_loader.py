@@ -1,0 +1,313 @@
+import io
+import json
+import os
+import signal
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from selfdistill.data.loader import (
+    Loaded,
+    SkipLedger,
+    dead_workers_explained,
+    plain_batches,
+    training_batches,
+)
+from selfdistill.data.shards import ShardSet
+from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError, UserError
+from selfdistill.masking import row_keys
+from selfdistill.types import Batch, Masks
+
+SIZES = [7, 3, 12]
+TOTAL = sum(SIZES)
+
+
+class Numbers:
+    """Samples are decimal numbers; an example is the number and what chance adds to it."""
+
+    def decode(self, sample: Mapping[str, bytes]) -> Any:
+        if sample["txt"] == b"short":
+            raise BadSample("too short", "3 samples, at least 4 needed")
+        if sample["txt"] == b"kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float(sample["txt"])
+
+    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
+        if raw < 0:
+            raise BadSample("negative")
+        return np.array([raw, rng.random()], np.float32)
+
+    def plain(self, raw: Any) -> np.ndarray:
+        return np.array([raw, 0], np.float32)
+
+    def collate(
+        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
+    ) -> Batch:
+        masks = None
+        if mask_keys is not None:
+            bits = (mask_keys[:, None] >> np.arange(8, dtype=np.uint64)) & np.uint64(1)
+            masks = Masks.from_bool(bits.astype(bool))
+        return Batch(torch.from_numpy(np.stack(examples)), masks=masks, keys=keys)
+
+
+def shard(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for key, members in samples:
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def numbers(folder: Path, replaced: Mapping[int, bytes] | None = None) -> ShardSet:
+    """Shards of ``SIZES`` with the numbers 0..21, some of them replaced."""
+    bounds = np.cumsum([0, *SIZES])
+    values = {i: str(i).encode() for i in range(TOTAL)} | dict(replaced or {})
+    paths = [
+        shard(folder / f"{a}.tar", [(f"k{i}", {"txt": values[i]}) for i in range(a, b)])
+        for a, b in pairwise(bounds)
+    ]
+    return ShardSet(paths, ["txt"])
+
+
+def stream(shards: ShardSet, **changes: Any) -> Iterator[list[Loaded]]:
+    settings = {"seed": 5, "batch_size": 4, "accumulate": 1, "rank": 0, "world_size": 1}
+    settings |= {"start_step": 0, "steps": 13, "workers": 0}  # more than two epochs
+    return training_batches(shards, Numbers(), **(settings | changes))
+
+
+def content(loaded: Loaded) -> tuple[Any, ...]:
+    masks = loaded.batch.masks
+    assert masks is not None
+    return (
+        loaded.batch.inputs.tolist(),
+        masks.masked.tolist(),
+        list(loaded.batch.keys),
+        loaded.bad,
+        loaded.seen,
+    )
+
+
+def contents(steps: Iterator[list[Loaded]]) -> list[list[tuple[Any, ...]]]:
+    return [[content(loaded) for loaded in step] for step in steps]
+
+
+def keys(steps: Iterator[list[Loaded]]) -> list[str]:
+    return [key for step in steps for loaded in step for key in loaded.batch.keys]
+
+
+def test_pinning_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    masks = Masks(*torch.zeros(3, 1, 1))
+    before = Loaded(Batch(torch.zeros(2), torch.zeros(2), masks, keys=("a", "b")), [], 2)
+    batch = before.pin_memory().batch
+    assert batch.masks is not None
+    assert batch.lengths is not None
+    for tensor in (batch.inputs, batch.lengths, batch.masks.masked, batch.masks.index):
+        assert (tensor == 1).all()
+    assert (batch.teacher_inputs, batch.keys) == (None, ("a", "b"))
+
+
+def test_every_sample_once_per_epoch(tmp_path: Path) -> None:
+    seen = keys(stream(numbers(tmp_path), batch_size=TOTAL, steps=3))
+    epochs = [seen[i : i + TOTAL] for i in range(0, 3 * TOTAL, TOTAL)]
+    assert all(sorted(epoch) == sorted(f"k{i}" for i in range(TOTAL)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_chance_comes_from_seed_and_position(tmp_path: Path) -> None:
+    shards = numbers(tmp_path)
+    np.random.seed(1)  # noqa: NPY002 - global state must not matter
+    first = contents(stream(shards))
+    np.random.seed(2)  # noqa: NPY002
+    assert contents(stream(shards)) == first
+    assert contents(stream(shards, seed=6)) != first
+    masked = np.array([row for [step] in first for row in step[1]])
+    bits = row_keys(5, np.arange(52))[:, None] >> np.arange(8, dtype=np.uint64)
+    assert np.array_equal(masked, bits & np.uint64(1))
+    noise = [row[1] for [step] in first for row in step[0]]
+    assert len(set(noise)) == len(noise)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2, 5])  # 5: more workers than shards
+def test_workers_do_not_change_the_stream(tmp_path: Path, workers: int) -> None:
+    shards = numbers(tmp_path, {2: b"short", 9: b"junk"})
+    assert contents(stream(shards, workers=workers)) == contents(stream(shards))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 5, 6, 12, 13])  # an epoch ends within step 5
+def test_resumed_stream_is_the_tail(tmp_path: Path, start: int, workers: int) -> None:
+    shards = numbers(tmp_path, {2: b"short", 9: b"junk"})
+    whole = contents(stream(shards))
+    assert contents(stream(shards, start_step=start, workers=workers)) == whole[start:]
+
+
+def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
+    """Dropout draws from it, and a resumed run must go on as if it had not stopped."""
+    before = torch.get_rng_state()
+    list(stream(numbers(tmp_path), workers=1, steps=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_processes_and_accumulation_see_the_same_rows(tmp_path: Path) -> None:
+    shards = numbers(tmp_path, {2: b"short"})
+    alone = contents(stream(shards, batch_size=8, accumulate=4))
+    pairs = [
+        contents(stream(shards, batch_size=8, accumulate=2, rank=r, world_size=2)) for r in (0, 1)
+    ]
+    assert [first + second for first, second in zip(*pairs, strict=True)] == alone
+    whole = contents(stream(shards, batch_size=8))
+    assert [list(chain(*(part[2] for part in step))) for step in alone] == [s[0][2] for s in whole]
+
+
+def test_batch_must_divide(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"train.batch_size: 10 .*train.accumulate=2 .* on 2 processes; use a multiple of 4",
+    ):
+        stream(numbers(tmp_path), batch_size=10, accumulate=2, world_size=2)
+
+
+def test_bad_samples_are_replaced_in_their_place(tmp_path: Path) -> None:
+    bad = {2: b"short", 9: b"junk", 15: b"-15"}
+    (tmp_path / "good").mkdir()
+    clean = contents(stream(numbers(tmp_path / "good")))
+    dirty = contents(stream(numbers(tmp_path, bad)))
+    reasons: dict[str, tuple[str, str]] = {}
+    for [(inputs, masks, names, skipped, seen)], [before] in zip(dirty, clean, strict=True):
+        assert masks == before[1]
+        assert seen == len(names) + len(skipped)
+        reasons |= {key: (reason, detail) for key, reason, detail in skipped}
+        for i, name in enumerate(before[2]):
+            assert (names[i], inputs[i]) != (name, before[0][i]) or int(name[1:]) not in bad
+            assert int(name[1:]) in bad or (names[i], inputs[i]) == (name, before[0][i])
+    assert reasons["k2"] == ("too short", "3 samples, at least 4 needed")
+    assert reasons["k9"][0] == "undecodable"
+    assert "ValueError" in reasons["k9"][1]
+    assert reasons["k15"] == ("negative", "")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_usable_stops_within_seconds(tmp_path: Path, workers: int) -> None:
+    shards = numbers(tmp_path, dict.fromkeys(range(TOTAL), b"short"))
+    start = time.monotonic()
+    with pytest.raises(DataBudgetError) as caught:
+        next(stream(shards, workers=workers))
+    assert time.monotonic() - start < 20
+    assert str(caught.value).startswith("every sample tried was bad: 21 x too short (such as k")
+    assert "too short 3 samples, at least 4 needed" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_killed_worker_is_explained(tmp_path: Path) -> None:
+    shards = numbers(tmp_path, dict.fromkeys(range(TOTAL), b"kill"))
+    with (
+        pytest.raises(
+            SelfdistillError, match=r"data worker died .*lower data.workers or"
+        ) as caught,
+        dead_workers_explained(),
+    ):
+        next(stream(shards, workers=2))
+    assert caught.value.exit_code == 1
+
+
+def test_other_errors_pass_through_unexplained() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), dead_workers_explained():
+        raise RuntimeError("shapes differ")
+
+
+def test_signals_to_the_group_leave_workers_alive(tmp_path: Path) -> None:
+    steps = stream(numbers(tmp_path), workers=2)
+    first = [[content(next(steps)[0])] for _ in range(2)]  # both workers are up
+    workers = [c.pid for c in torch.multiprocessing.active_children()]
+    assert len(workers) == 2
+    for pid in workers:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(pid, name)  # type: ignore[arg-type]
+    rest = contents(steps)
+    assert first + rest == contents(stream(numbers(tmp_path)))
+
+
+def test_no_worker_stays_behind(tmp_path: Path) -> None:
+    steps = stream(numbers(tmp_path), workers=2)
+    next(steps)
+    del steps
+    assert torch.multiprocessing.active_children() == []
+
+
+class TestPlainBatches:
+    def test_in_order_with_labels_and_without_chance(self, tmp_path: Path) -> None:
+        members = [{"txt": str(i).encode()} for i in range(7)]
+        members[0]["cls"], members[1]["cls"], members[4]["cls"] = b"3", b" 12\n", b"cat"
+        members[2]["txt"], members[5]["txt"] = b"short", b"junk"
+        path = shard(tmp_path / "a.tar", [(f"k{i}", m) for i, m in enumerate(members)])
+        found = list(plain_batches(ShardSet([path], ["txt"]), Numbers(), batch_size=3))
+        assert [list(batch.keys) for batch, _, _ in found] == [["k0", "k1", "k3"], ["k4", "k6"]]
+        assert [labels for _, _, labels in found] == [[3, 12, None], [None, None]]
+        for batch, examples, _ in found:
+            assert batch.masks is None
+            assert np.array_equal(batch.inputs.numpy(), np.stack(examples))
+            assert not batch.inputs[:, 1].any()
+
+    def test_last_samples_bad(self, tmp_path: Path) -> None:
+        shards = numbers(tmp_path, {20: b"short", 21: b"short"})
+        found = [key for b, _, _ in plain_batches(shards, Numbers(), 8) for key in b.keys]
+        assert found == [f"k{i}" for i in range(20)]
+
+    def test_all_bad(self, tmp_path: Path) -> None:
+        shards = numbers(tmp_path, dict.fromkeys(range(TOTAL), b"short"))
+        with pytest.raises(DataBudgetError, match="every sample tried was bad: 22 x too short"):
+            list(plain_batches(shards, Numbers(), 8))
+
+
+def loaded(seen: int, *bad: tuple[str, str, str]) -> Loaded:
+    return Loaded(Batch(torch.zeros(0)), list(bad), seen)
+
+
+class TestSkipLedger:
+    def test_logs_the_first_five_of_each_reason(self) -> None:
+        ledger = SkipLedger(1.0)
+        bad = [(f"k{i}", "too short", "") for i in range(4)]
+        assert ledger.add(loaded(10, *bad)) == bad
+        assert ledger.add(loaded(10, *bad, ("x", "other", ""))) == [bad[0], ("x", "other", "")]
+        assert (ledger.counts, ledger.seen) == ({"too short": 8, "other": 1}, 20)
+
+    def test_stops_above_the_share_but_not_before_100_samples(self) -> None:
+        ledger = SkipLedger(0.05)
+        bad = [("a", "too short", ""), ("b", "corrupt", ""), ("c", "corrupt", "")]
+        ledger.add(loaded(99, *bad, *bad))
+        with pytest.raises(DataBudgetError) as caught:
+            ledger.add(loaded(1))
+        assert str(caught.value) == (
+            "skip budget exceeded: 6 of 100 samples (6.0%) were bad, data.max_bad_share allows "
+            "5.0%: 4 x corrupt, 2 x too short; for example a, b, c"
+        )
+        assert caught.value.exit_code == 4
+
+    def test_share_itself_is_allowed(self) -> None:
+        SkipLedger(0.05).add(loaded(100, *[("a", "corrupt", "")] * 5))
+
+    def test_state_survives_a_checkpoint(self) -> None:
+        bad = [(f"k{i}", "too short", "") for i in range(4)]
+        before, after = SkipLedger(0.05), SkipLedger(0.05)
+        before.add(loaded(90, *bad))
+        after.load_state(json.loads(json.dumps(before.state())))
+        assert after.add(loaded(5, *bad[:2])) == bad[:1]  # the fifth of its reason
+        messages = []
+        for ledger in (before, after):
+            with pytest.raises(DataBudgetError, match="for example k0, k1, k2") as caught:
+                ledger.add(
+                    loaded(5 if ledger is after else 10, *bad[: 2 if ledger is after else 4])
+                )
+            messages.append(str(caught.value))
+        assert messages == [messages[0], messages[0]]

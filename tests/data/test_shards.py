@@ -1,0 +1,371 @@
+import gzip
+import io
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from webdataset import TarWriter
+
+from selfdistill.data import shards as shards_module
+from selfdistill.data import tarindex
+from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.errors import SelfdistillError, UserError
+
+Member = tuple[str, bytes]
+THREE = [(f"{i}.{e}", f"{e}{i}".encode() * 400) for i in range(3) for e in ("jpg", "cls")]
+
+
+def write(path: Path, members: Sequence[Member | tarfile.TarInfo], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def everything(shards: ShardSet) -> list[tuple[str, dict[str, bytes]]]:
+    return [shards.read(i) for i in range(len(shards))]
+
+
+THREE_READ = [
+    (str(i), {"jpg": f"jpg{i}".encode() * 400, "cls": f"cls{i}".encode() * 400}) for i in range(3)
+]
+
+
+class TestResolve:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "with space \u00e4 [x]"
+        folder.mkdir()
+        for name in ("b-000.tar", "b-001.tar.gz", "a.tgz", "notes.txt"):
+            (folder / name).touch()
+        return folder
+
+    def names(self, *patterns: str) -> list[str]:
+        return [path.name for path in resolve(patterns)]
+
+    def test_path_glob_braces_folder(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder)
+        assert self.names(f"{folder}/b-000.tar") == ["b-000.tar"]
+        assert self.names("b-*") == ["b-000.tar", "b-001.tar.gz"]
+        assert self.names("b-{000..001}.tar*", "a.tgz") == ["b-000.tar", "b-001.tar.gz", "a.tgz"]
+        assert self.names(str(folder)) == ["a.tgz", "b-000.tar", "b-001.tar.gz"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "words"),
+        [
+            ("gone.tar", "no file matches 'gone.tar'; check the path"),
+            ("gone-*.tar", "no file matches 'gone-\\*.tar'"),
+            ("b-{000..002}.tar*", "no file matches 'b-002.tar\\*' \\(part of 'b-{000..002}.tar"),
+            ("b-{000.tar", "unbalanced braces"),
+            ("sample://image/nothing.tar", "there is no 'sample://image/nothing.tar'; choose from"),
+            ("sample://../shards.py", "there is no"),
+        ],
+    )
+    def test_no_match(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, words: str
+    ) -> None:
+        monkeypatch.chdir(folder)
+        with pytest.raises(UserError, match=f"^eval.tasks.x.test: .*{words}"):
+            resolve([pattern], key="eval.tasks.x.test")
+
+    def test_nothing_named(self) -> None:
+        with pytest.raises(UserError, match=r"data.train: is empty"):
+            resolve([])
+
+    def test_folder_without_shards(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"has no .tar, .tar.gz, .tgz file"):
+            resolve([str(tmp_path)])
+
+    @pytest.mark.parametrize(
+        "url",
+        ["pipe:touch CANARY", "file:///etc/passwd", "https://x.org/a.tar", "hf://a/b", "s3:b"],
+    )
+    def test_urls_are_refused(
+        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("GOPEN_REWRITE", "https:=pipe:touch CANARY;")
+        with pytest.raises(UserError, match=f"data.train: '{url}' is not a local path; copy"):
+            resolve([url])
+        assert not list(tmp_path.iterdir())
+
+    def test_sample_of_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "samples" / "image").mkdir(parents=True)
+        shard = write(tmp_path / "samples" / "image" / "train.tar.gz", THREE, "w:gz")
+        monkeypatch.setattr(shards_module.importlib.resources, "files", lambda name: tmp_path)
+        assert resolve(["sample://image/train.tar.gz"]) == [shard]
+        with pytest.raises(UserError, match=r"choose from sample://image/train.tar.gz"):
+            resolve(["sample://image/test.tar.gz"])
+
+
+class TestReading:
+    def test_shards_in_order(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path / "a.tar", THREE), write(tmp_path / "b.tar", THREE[2:4])]
+        shards = ShardSet(paths, ["jpg"])
+        assert (shards.names, shards.sizes, len(shards)) == (["a.tar", "b.tar"], [3, 1], 4)
+        assert shards.keys == ["0", "1", "2", "1"]
+        assert everything(shards) == [*THREE_READ, THREE_READ[1]]
+        assert (shards.faults, shards.skipped) == ([], 0)
+        for outside in (-1, 4):
+            with pytest.raises(IndexError):
+                shards.read(outside)
+
+    def test_gzip_equals_plain(self, tmp_path: Path) -> None:
+        plain = write(tmp_path / "a.tar", THREE)
+        misnamed = tmp_path / "c.tar"
+        misnamed.write_bytes(gzip.compress(plain.read_bytes()))
+        halves = tmp_path / "d.tar.gz"  # as parallel compressors write it
+        halves.write_bytes(
+            gzip.compress(plain.read_bytes()[:999]) + gzip.compress(plain.read_bytes()[999:])
+        )
+        for path in (write(tmp_path / "b.tar.gz", THREE, "w:gz"), misnamed, halves):
+            shards = ShardSet([path], ["jpg"])
+            assert everything(shards) == THREE_READ
+            assert shards.faults == []
+
+    def test_tar_program_and_webdataset_writer(self, tmp_path: Path) -> None:
+        for name, data in THREE:
+            (tmp_path / name).write_bytes(data)
+        names = [name for name, _ in THREE]
+        subprocess.run(["tar", "cf", "program.tar", *names], cwd=tmp_path, check=True)
+        with TarWriter(str(tmp_path / "writer.tar"), encoder=False) as writer:
+            for key, members in THREE_READ:
+                writer.write({"__key__": key, **members})
+        for name in ("program.tar", "writer.tar"):
+            shards = ShardSet([tmp_path / name], ["jpg"])
+            assert sorted(everything(shards)) == THREE_READ
+            assert shards.faults == []
+
+    def test_long_and_foreign_names(self, tmp_path: Path) -> None:
+        key = "d\u00e9j\u00e0/" + "x" * 300
+        for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+            path = tmp_path / f"{form}.tar"
+            with tarfile.open(path, "w", format=form) as archive:
+                archive.addfile(tarfile.TarInfo(f"{key}.jpg"))
+            assert everything(ShardSet([path], ["jpg"])) == [(key, {"jpg": b""})]
+
+    def test_only_wanted_members(self, tmp_path: Path) -> None:
+        members = [("a.jpg", b"1"), ("a.json", b"2"), ("a.PNG", b"3"), ("b.json", b"4")]
+        members += [("c.cls", b"5"), ("README", b"6"), ("._a.jpg", b"7")]
+        shards = ShardSet([write(tmp_path / "a.tar", members)], ["png", "jpg"])
+        assert everything(shards) == [("a", {"jpg": b"1", "png": b"3"})]
+        assert shards.skipped == 2
+        assert shards.faults == []
+
+    def test_interleaved_members_are_grouped(self, tmp_path: Path) -> None:
+        members = [*THREE[::2], *THREE[1::2]]
+        shards = ShardSet([write(tmp_path / "a.tar", members)], ["jpg"])
+        assert everything(shards) == THREE_READ
+
+    def test_travels_to_another_process(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path / "a.tar", THREE), write(tmp_path / "b.tar.gz", THREE, "w:gz")]
+        shards = ShardSet(paths, ["jpg"])
+        everything(shards)
+        pickled = pickle.dumps(shards)
+        assert len(pickled) < 3000  # the index, not the data
+        assert everything(pickle.loads(pickled)) == 2 * THREE_READ
+
+    def test_decompressed_once_while_it_fits(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paths = [write(tmp_path / f"{i}.tar.gz", THREE, "w:gz") for i in range(3)]
+        inflated: list[Path] = []
+        inflate = tarindex._inflate
+
+        def counted(path: Path) -> tuple[bytearray, str]:
+            inflated.append(path)
+            return inflate(path)
+
+        monkeypatch.setattr(tarindex, "_inflate", counted)
+        everything(ShardSet(paths, ["jpg"]))
+        assert inflated == paths
+        monkeypatch.setattr(shards_module, "CACHE_BYTES", 1)
+        assert everything(ShardSet(paths, ["jpg"])) == 3 * THREE_READ
+        assert inflated == [*paths, *paths, *paths]
+
+    def test_many_shards_need_few_open_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shards_module, "MAX_OPEN", 2)
+        before = len(os.listdir("/proc/self/fd"))
+        paths = [write(tmp_path / f"{i}.tar", THREE) for i in range(5)]
+        shards = ShardSet(paths, ["jpg"])
+        assert everything(shards) == 5 * THREE_READ
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            (b"", "is not a tar file .empty file"),
+            (b"hello" * 1000, "is not a tar file .*invalid header"),
+            (gzip.compress(b"hello" * 1000), "is not a tar file"),
+            (bytes(10240), "has no sample with a member .jpg, .png .found: no file"),
+            (b"\x1f\x8b", "is not a tar file|truncated in the middle of the gzip data"),
+        ],
+    )
+    def test_not_a_shard(self, tmp_path: Path, data: bytes, words: str) -> None:
+        path = tmp_path / "bad.tar"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=f"^data.train: shard '{path}' .*({words})"):
+            ShardSet([write(tmp_path / "good.tar", THREE), path], ["jpg", "png"])
+
+    def test_other_members_only(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.tar", [("a.flac", b"1"), ("a.cls", b"2")])
+        with pytest.raises(UserError, match=r"no sample with a member \.jpg \(found: flac\)"):
+            ShardSet([path], ["jpg"])
+
+    def test_gone_unreadable_or_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"data.train: cannot read shard .*No such file"):
+            ShardSet([tmp_path / "gone.tar"], ["jpg"])
+        with pytest.raises(UserError, match=r"data.train: is empty"):
+            ShardSet([], ["jpg"])
+
+    def test_every_cut_keeps_the_samples_before_it(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        whole = write(tmp_path / "whole.tar", THREE).read_bytes()
+        end = 6 * (512 + 2048)  # header and data of six members, rounded up to blocks
+        path = tmp_path / "cut.tar"
+        for cut in range(512 + 1600, len(whole) + 1, 128):
+            path.write_bytes(whole[:cut])
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                shards = ShardSet([path], ["jpg"])
+            complete = [i for i in range(3) if cut >= 2 * i * 2560 + 512 + 1600]
+            assert shards.keys == [str(i) for i in complete], cut
+            for i in complete:
+                assert shards.read(i)[1]["jpg"] == THREE_READ[i][1]["jpg"]
+            assert len(shards.faults) == len(caplog.records) == (cut < end + 512), cut
+            if shards.faults:
+                assert shards.faults[0][0] == "cut.tar"
+                assert "truncated or corrupt" in caplog.text
+
+    def test_cut_gzip(self, tmp_path: Path) -> None:
+        members = [(f"{i}.jpg", os.urandom(5000)) for i in range(20)]
+        whole = write(tmp_path / "whole.tar.gz", members, "w:gz")
+        path = tmp_path / "cut.tar.gz"
+        path.write_bytes(whole.read_bytes()[:50_000])
+        shards = ShardSet([path], ["jpg"])
+        assert 5 < len(shards) < 11
+        assert everything(shards) == everything(ShardSet([whole], ["jpg"]))[: len(shards)]
+        assert shards.faults == [("cut.tar.gz", "truncated in the middle of the gzip data")]
+
+    def test_damaged_gzip(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tarindex, "CHUNK", 4096)
+        path = write(
+            tmp_path / "a.tar.gz", [(f"{i}.jpg", os.urandom(5000)) for i in range(20)], "w:gz"
+        )
+        data = bytearray(path.read_bytes())
+        expected = everything(ShardSet([path], ["jpg"]))
+        data[-6] ^= 1  # in the checksum
+        path.write_bytes(data)
+        shards = ShardSet([path], ["jpg"])
+        assert len(shards) >= 18
+        assert everything(shards) == expected[: len(shards)]
+        assert "corrupt gzip data" in shards.faults[0][1]
+
+    def test_damaged_header(self, tmp_path: Path) -> None:
+        data = bytearray(write(tmp_path / "a.tar", THREE).read_bytes())
+        data[4 * 2560 + 3] ^= 1
+        (tmp_path / "a.tar").write_bytes(data)
+        shards = ShardSet([tmp_path / "a.tar"], ["jpg"])
+        assert shards.keys == ["0", "1"]
+        assert "corrupt" in shards.faults[0][1]
+
+    def test_hostile_members_are_skipped(self, tmp_path: Path) -> None:
+        members: list[Member | tarfile.TarInfo] = [
+            ("good.jpg", b"1"),
+            ("../../outside.jpg", b"2"),
+            ("/absolute.jpg", b"3"),
+            ("a/../../b.jpg", b"4"),
+            special("link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            special("hard.jpg", tarfile.LNKTYPE, "good.jpg"),
+            special("device.jpg", tarfile.CHRTYPE),
+            special("pipe.jpg", tarfile.FIFOTYPE),
+            special("folder.jpg", tarfile.DIRTYPE),
+            ("folder.d/last.jpg", b"5"),
+        ]
+        inside = tmp_path / "inside"
+        inside.mkdir()
+        shards = ShardSet([write(inside / "a.tar", members)], ["jpg"])
+        assert everything(shards) == [("good", {"jpg": b"1"}), ("folder.d/last", {"jpg": b"5"})]
+        assert [reason for _, reason in shards.faults] == [
+            "paths that lead out of the shard are skipped (3 members, first '../../outside.jpg')",
+            "links, devices and sparse files are skipped (4 members, first 'link.jpg')",
+        ]
+        assert [p.name for p in tmp_path.rglob("*")] == ["inside", "a.tar"]
+
+    def test_duplicates_are_reported(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.tar", [*THREE, ("0.jpg", b"later"), ("1.JPG", b"later")])
+        shards = ShardSet([path], ["jpg"])
+        assert everything(shards) == THREE_READ
+        assert shards.faults == [
+            ("a.tar", "duplicates of an earlier member are skipped (2 members, first '0.jpg')")
+        ]
+
+    def test_dotted_names_are_explained(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.tar", [("a.b.flac", b"1"), ("v1.0/c.flac", b"2")])
+        shards = ShardSet([path], ["flac"])
+        assert everything(shards) == [("v1.0/c", {"flac": b"2"})]
+        assert shards.skipped == 1
+        assert "extension starts at the first dot" in shards.faults[0][1]
+        assert "a.b.flac" in shards.faults[0][1]
+        with pytest.raises(UserError, match="extension starts at the first dot"):
+            ShardSet([write(tmp_path / "b.tar", [("a.b.flac", b"1")])], ["flac"])
+
+    def test_large_member_and_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        members = [("a.jpg", bytes(100)), ("b.jpg", bytes(100_000)), ("c.jpg", bytes(100))]
+        path = write(tmp_path / "a.tar.gz", members, "w:gz")
+        monkeypatch.setattr(tarindex, "MEMBER_BYTES", 50_000)
+        shards = ShardSet([path], ["jpg"])
+        assert shards.keys == ["a", "c"]
+        assert "members above 50,000 bytes are skipped" in shards.faults[0][1]
+        monkeypatch.setattr(tarindex, "SHARD_BYTES", 50_000)
+        monkeypatch.setattr(tarindex, "CHUNK", 1000)
+        shards = ShardSet([path], ["jpg"])
+        assert shards.keys == ["a"]
+        assert shards.faults[0][1] == "holds more than 50,000 bytes; the rest is not read"
+        assert shards._source(0).memory < 52_000
+
+    @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+    def test_claimed_sizes_are_not_believed(self, tmp_path: Path, kind: bytes) -> None:
+        huge = special("huge.jpg", kind)
+        huge.size = 10 << 30
+        path = write(tmp_path / "a.tar", THREE)
+        whole = path.read_bytes()[: 6 * 2560] + huge.tobuf() + bytes(2048)
+        path.write_bytes(whole)
+        os.truncate(path, 11 << 30)  # sparse: takes no space
+        shards = ShardSet([path], ["jpg"])
+        assert everything(shards) == THREE_READ
+        assert len(shards.faults) >= 1
+
+    def test_shard_that_shrinks_or_goes_during_the_run(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.tar", THREE)
+        shards = ShardSet([path], ["jpg"])
+        os.truncate(path, 5200)
+        assert shards.read(0)[0] == "0"
+        with pytest.raises(SelfdistillError, match=f"shard '{path}' is shorter than"):
+            shards.read(2)
+        moved = pickle.loads(pickle.dumps(shards))
+        shutil.rmtree(tmp_path)
+        with pytest.raises(UserError, match=f"cannot read shard '{path}'"):
+            moved.read(0)

@@ -8,6 +8,9 @@ The span masks are those of wav2vec 2.0 (section 3.1) as data2vec uses them for 
 data2vec 1.0).
 """
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment: odd, bits of the golden ratio
@@ -79,6 +82,15 @@ def _choose(
     return tickets <= last[:, None]
 
 
+def _lengthen(covered: np.ndarray, length: int) -> None:
+    """Let every True of bool [B, T] reach ``length`` positions to the right, in place."""
+    reach = 1
+    while reach < length:
+        step = min(reach, length - reach)
+        covered[:, step:] |= covered[:, :-step].copy()
+        reach += step
+
+
 def span_masks(
     keys: np.ndarray,
     lengths: np.ndarray,
@@ -130,11 +142,7 @@ def span_masks(
         places = np.where(lengths - length <= spans, spans + 1, lengths - length)  # [B]
     positions = np.arange(max(total, int(places.max())))
     covered = _choose(keys, positions < places[:, None], spans, stream=1)[:, :total]
-    grown = 1
-    while grown < length:  # every round up to doubles what each start covers
-        step = min(grown, length - grown)
-        covered[:, step:] |= covered[:, :-step].copy()
-        grown += step
+    _lengthen(covered, length)
     covered &= positions[:total] < lengths[:, None]
 
     counts = covered.sum(axis=1)
@@ -144,6 +152,13 @@ def span_masks(
     if np.array_equal(wanted, counts):
         return covered
     return _choose(keys, covered, wanted, stream=2)
+
+
+def _attempts(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """Four uniform numbers per row, float64 [B, 4], for one attempt after another."""
+    for stream in itertools.count(1):
+        draws = uniform(keys, 4 * _ATTEMPTS_PER_DRAW, stream)
+        yield from draws.reshape(-1, _ATTEMPTS_PER_DRAW, 4).swapaxes(0, 1)
 
 
 def _rectangles(
@@ -208,17 +223,12 @@ def block_masks(
     above = np.repeat(np.tri(height + 1, height, -1, dtype=bool), width, axis=1)  # [h + 1, h * w]
     before = np.tile(np.tri(width + 1, width, -1, dtype=bool), height)  # [w + 1, h * w]
     active = np.arange(len(keys))
-    attempt = 0
-    while len(active):
-        turn, place = divmod(attempt, _ATTEMPTS_PER_DRAW)
-        if place == 0:
-            draws = uniform(keys, 4 * _ATTEMPTS_PER_DRAW, stream=1 + turn)
-            draws = draws.reshape(-1, _ATTEMPTS_PER_DRAW, 4)
-        draw = draws[active, place]  # [A, 4]
+    for attempt in _attempts(keys):
+        draws = attempt[active]  # [A, 4]
         cap = np.minimum(left[active], limit)
         # with less than min_block left the interval is reversed: areas from cap to min_block
-        areas = min_block + (cap - min_block) * draw[:, 0]
-        (top, first), (tall, wide) = _rectangles(draw[:, 1:], grid, areas, min_aspect)
+        areas = min_block + (cap - min_block) * draws[:, 0]
+        (top, first), (tall, wide) = _rectangles(draws[:, 1:], grid, areas, min_aspect)
         new = (above[top] ^ above[top + tall]) & (before[first] ^ before[first + wide])
         new &= free[active]  # [A, h * w]
         added = new.view(np.uint8).sum(axis=1, dtype=np.uint32).astype(np.int64)
@@ -229,7 +239,8 @@ def block_masks(
         failures[active] += 1
         failures[rows] = 0
         active = active[(left[active] > 0) & (failures[active] < _ATTEMPTS_PER_BLOCK)]
-        attempt += 1
+        if not len(active):
+            break
 
     empty = np.flatnonzero(left == count)
     free[empty, (uniform(keys[empty], 1)[:, 0] * free.shape[1]).astype(np.int64)] = False

@@ -18,7 +18,7 @@ def ema_decay(step: int, teacher: TeacherConfig, epoch_steps: int = 0) -> float:
     """
     start, end, ramp = teacher.ema_decay, teacher.ema_end_decay, teacher.ema_anneal_end_step
     if epoch_steps == 0:
-        return end if step >= ramp or start == end else end - (end - start) * (1 - step / ramp)
+        return end if step >= ramp else end - (end - start) * (1 - step / ramp)
     done = step - 1
     epoch_start = done // epoch_steps * epoch_steps
     if epoch_start >= ramp:

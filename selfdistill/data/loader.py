@@ -4,8 +4,11 @@ What a step sees depends on the seed, the step and the shards alone: not on the 
 processes, of workers, or on where a run was interrupted.
 """
 
+import multiprocessing
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,9 +115,23 @@ def _unchanged(value: Any) -> Any:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A batch system signals every process; the main one still needs its data to stop in order."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
+    """A batch system signals every process, but the main one needs its data to stop in order.
+
+    Only the main process itself may end a worker, which torch does when one hangs.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    main = multiprocessing.parent_process()
+    if main is None or not hasattr(signal, "sigwaitinfo"):  # macOS does not tell the sender
+        return
+
+    def wait_for_main() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait_for_main, daemon=True).start()
 
 
 @contextmanager

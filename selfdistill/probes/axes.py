@@ -30,6 +30,7 @@ class PrincipalAxes:
             x = self._scaler.transform(x)
             variance, axes = np.linalg.eigh(x.T @ x / len(x))
             kept = variance > MIN_VARIANCE
+            kept[-1] = True  # of a collapsed encoder there is nothing else
             self._variance, self._axes = variance[kept], axes[:, kept]
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:

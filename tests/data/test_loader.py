@@ -2,6 +2,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,23 +228,37 @@ def test_other_errors_pass_through_unexplained() -> None:
         raise RuntimeError("shapes differ")
 
 
-def test_signals_to_the_group_leave_workers_alive(tmp_path: Path) -> None:
-    steps = stream(numbers(tmp_path), workers=2)
-    first = [[content(next(steps)[0])] for _ in range(2)]  # both workers are up
-    workers = [c.pid for c in torch.multiprocessing.active_children()]
-    assert len(workers) == 2
-    for pid in workers:
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            os.kill(pid, name)  # type: ignore[arg-type]
-    rest = contents(steps)
-    assert first + rest == contents(stream(numbers(tmp_path)))
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[list[Loaded]]:
+    """A stream whose two workers have both delivered a step."""
+    steps = stream(numbers(tmp_path), workers=2, steps=100)
+    next(steps), next(steps)
+    assert len(torch.multiprocessing.active_children()) == 2
+    return steps
 
 
-def test_no_worker_stays_behind(tmp_path: Path) -> None:
-    steps = stream(numbers(tmp_path), workers=2)
-    next(steps)
-    del steps
-    assert torch.multiprocessing.active_children() == []
+def test_signals_from_others_leave_workers_alive(
+    busy: Iterator[list[Loaded]], tmp_path: Path
+) -> None:
+    pids = [str(child.pid) for child in torch.multiprocessing.active_children()]
+    for name in ("INT", "TERM", "USR1"):
+        subprocess.run(["kill", f"-{name}", *pids], check=True)
+    assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell who sent a signal")
+def test_the_main_process_can_end_a_worker(busy: Iterator[list[Loaded]]) -> None:
+    """Else a hanging worker, which torch terminates, would keep the run from ending."""
+    worker = torch.multiprocessing.active_children()[0]
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0
+
+
+def test_no_worker_stays_behind(busy: Iterator[list[Loaded]]) -> None:
+    workers = torch.multiprocessing.active_children()
+    busy.close()  # type: ignore[attr-defined]
+    assert not any(worker.is_alive() for worker in workers)
 
 
 class TestPlainBatches:

@@ -1,0 +1,74 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from vectors import WIDTH, Encoder, VectorPipeline
+
+from selfdistill.data.shards import ShardSet
+from selfdistill.errors import HealthError
+from selfdistill.probes.features import UNLABELLED, baseline_features, encoder_features
+
+LABELS = [0, 1, 2, None, 3, 0, 7]
+
+
+@pytest.fixture
+def shards(write_shard: Callable[..., Path]) -> ShardSet:
+    return ShardSet([write_shard("some", LABELS)], VectorPipeline.extensions)
+
+
+def true_means(shards: ShardSet) -> np.ndarray:
+    pipeline = VectorPipeline()
+    members = [shards.read(i)[1] for i in range(len(shards))]
+    return np.stack([pipeline.decode(m).mean(axis=0) for m in members])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_features_are_means_over_valid_tokens(shards: ShardSet, batch_size: int) -> None:
+    found = encoder_features(Encoder(2.0), shards, VectorPipeline(), batch_size)
+    assert [layer.shape for layer in found.layers] == [(len(LABELS), WIDTH)] * 3
+    assert found.layers[1].dtype == np.float32
+    # the padding is NaN, so that any of it would show
+    np.testing.assert_allclose(found.layers[1], 2 * true_means(shards), atol=0.05)
+
+
+def test_labels_are_in_order_and_missing_ones_marked(shards: ShardSet) -> None:
+    expected = [UNLABELLED if label is None else label for label in LABELS]
+    assert baseline_features(shards, VectorPipeline()).labels.tolist() == expected
+    found = encoder_features(Encoder(1.0), shards, VectorPipeline(), 2)
+    assert found.labels.tolist() == expected
+    assert found.labels.dtype == np.int64
+
+
+def test_baseline_has_one_layer(shards: ShardSet) -> None:
+    found = baseline_features(shards, VectorPipeline())
+    assert [layer.shape for layer in found.layers] == [(len(LABELS), WIDTH)]
+    _, members = shards.read(2)
+    expected = np.abs(VectorPipeline().decode(members)).mean(axis=0)
+    np.testing.assert_array_equal(found.layers[0][2], expected)
+
+
+def test_every_part_gets_its_mode_back(shards: ShardSet) -> None:
+    encoder = Encoder(1.0).train()
+    encoder.dropout.eval()
+    encoder_features(encoder, shards, VectorPipeline(), 4)
+    assert encoder.training
+    assert not encoder.dropout.training
+
+
+def test_modes_come_back_after_an_error(shards: ShardSet) -> None:
+    encoder = Encoder(float("nan")).train()
+    with pytest.raises(HealthError, match="layer 1 are not finite"):
+        encoder_features(encoder, shards, VectorPipeline(), 4)
+    assert encoder.dropout.training
+
+
+def test_global_chance_is_left_alone(shards: ShardSet) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    encoder_features(Encoder(1.0).train(), shards, VectorPipeline(), 4)
+    baseline_features(shards, VectorPipeline())
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002

@@ -35,9 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Pretrain an encoder from a config. Run it again to go on where it stopped.",
     )
     pretrain.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    pretrain.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-3"
-    )
+    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-3")
     pretrain.add_argument(
         "--resume", action="store_true", help="refuse to start afresh if there is no checkpoint"
     )

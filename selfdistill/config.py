@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from selfdistill.errors import UserError
@@ -214,10 +214,17 @@ class RunConfig:
 class Sections(Protocol):
     """What a modality says about its sections of the config."""
 
-    encoder_config: type
-    mask_config: type
-    input_config: type
-    check: Callable[[RunConfig], None]
+    @property
+    def encoder_config(self) -> type: ...
+
+    @property
+    def mask_config(self) -> type: ...
+
+    @property
+    def input_config(self) -> type: ...
+
+    @property
+    def check(self) -> Callable[[RunConfig], None]: ...
 
 
 def load_config(
@@ -239,7 +246,9 @@ def load_config(
     except OSError as error:
         raise UserError(f"config: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config: {path} is not plain YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"config: {path} is not plain YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"config: {path} holds no sections")
     for override in overrides:
@@ -263,6 +272,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
     schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
     _refuse_interpolation(given, "")
     _refuse_unknown(given, OmegaConf.to_container(schema), "")
+    _refuse_misfits(schema, given, "")
     merged = _plain(lambda: OmegaConf.merge(schema, given), to_objects=True)
     config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
     check(config)
@@ -301,6 +311,21 @@ def _refuse_unknown(given: dict[str, Any], known: Any, prefix: str) -> None:
         # tasks are named by the user
         if isinstance(value, dict) and isinstance(known[name], dict) and known[name]:
             _refuse_unknown(value, known[name], f"{key}.")
+
+
+def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
+    """Name the key of a wrong type where OmegaConf does not."""
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and isinstance(schema[name], DictConfig) and schema[name]:
+            _refuse_misfits(schema[name], value, f"{key}.")
+            continue
+        try:
+            OmegaConf.merge(schema, {name: value})
+        except (OmegaConfBaseException, TypeError) as error:
+            # of a member of a tuple OmegaConf tells placeholders only
+            first = str(error).strip().splitlines()[0].replace("'$VALUE' of type '$VALUE_TYPE'", "")
+            raise UserError(f"{key}: {value!r} does not fit: {first}") from error
 
 
 def dump_config(config: RunConfig) -> str:

@@ -182,7 +182,8 @@ class Evaluation:
             self.trainer.accelerator.wait_for_everyone()
             return {}
         self.progress.log(f"evaluating frozen features after {step} steps")
-        result = self.evaluator.evaluate(self._untrained(), self.trainer.plain_model.student)
+        untrained = None if self.evaluator.baselines else self._untrained()
+        result = self.evaluator.evaluate(untrained, self.trainer.plain_model.student)
         write_atomically(self.run_dir.eval_path, json.dumps({**result, "step": step}, indent=2))
         self.trainer.accelerator.wait_for_everyone()
         found = result[self.config.modality]

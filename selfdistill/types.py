@@ -55,7 +55,9 @@ class Masks:
         return self.weight.sum()
 
     def to(self, device: torch.device, non_blocking: bool = True) -> "Masks":
-        return Masks(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return Masks(
+            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class Batch:
     keys: Sequence[str] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)})
+        return replace(
+            self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
+        )
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ class InputPipeline(ABC):
     extensions: Sequence[str]
     """Members of a sample that can be decoded (lower case, no dot), the preferred one first."""
 
+    baseline_name: str
+    """What ``baseline`` gives, for the table of the probes."""
+
     @abstractmethod
     def decode(self, sample: Mapping[str, bytes]) -> Any:
         """The sample's raw value from its members {extension: bytes}."""
@@ -156,7 +159,7 @@ def load_modality(name: str) -> Modality:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UserError(
             f"modality: there is no '{name}'; choose one of {', '.join(modality_names())}, "

@@ -18,14 +18,14 @@ class StepOutput(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-        loss: sum over the masked tokens, float32 scalar; divide by ``count``.
-        count: number of masked tokens, float32 scalar.
+        loss: sum over the masked tokens, float32 scalar; divide by ``tokens``.
+        tokens: number of masked tokens, float32 scalar.
         masked_share: masked tokens over valid ones, float32 scalar.
         targets, predictions: moments at the masked tokens.
     """
 
     loss: Tensor
-    count: Tensor
+    tokens: Tensor
     masked_share: Tensor
     targets: Moments
     predictions: Moments
@@ -50,11 +50,11 @@ class Data2Vec(nn.Module):
         hidden = masks.gather(self.student(local, masks))  # [B, N, D]
         predictions = self.head(hidden).float()
         with torch.no_grad():
-            tokens = masks.masked.numel() if local.padding is None else (~local.padding).sum()
+            valid = masks.masked.numel() if local.padding is None else (~local.padding).sum()
         return StepOutput(
             loss=regression_loss(predictions, targets, masks.weight, self.objective),
-            count=masks.count(),
-            masked_share=masks.count() / tokens,
+            tokens=masks.count(),
+            masked_share=masks.count() / valid,
             targets=Moments.of(targets, masks.weight),
             predictions=Moments.of(predictions, masks.weight),
         )

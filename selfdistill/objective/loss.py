@@ -42,12 +42,12 @@ class Moments(NamedTuple):
     """First and second moments of vectors, to be added over batches and processes.
 
     Attributes:
-        count: number of vectors, scalar.
+        size: number of vectors, scalar.
         total: their sum, [D].
         outer: sum of their outer products, [D, D].
     """
 
-    count: Tensor
+    size: Tensor
     total: Tensor
     outer: Tensor
 
@@ -64,9 +64,9 @@ class Moments(NamedTuple):
 
     def covariance(self) -> Tensor:
         """Biased covariance [D, D], float64."""
-        count = self.count.double().clamp(min=1)
-        mean = self.total.double() / count
-        return self.outer.double() / count - mean.outer(mean)
+        size = self.size.double().clamp(min=1)
+        mean = self.total.double() / size
+        return self.outer.double() / size - mean.outer(mean)
 
     def std(self) -> float:
         """Mean over channels of the deviation, sqrt(variance + 1e-6) as fairseq logs it."""

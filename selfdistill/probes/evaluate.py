@@ -75,7 +75,7 @@ class Evaluator:
         tasks = {name: self._evaluate_task(name, untrained, trained) for name in self._config.tasks}
         first = next(iter(tasks))
         headline = {probe: tasks[first][probe] for probe in PROBES}
-        raw_input = getattr(self._pipeline, "baseline_name", "")
+        raw_input = self._pipeline.baseline_name
         found = {**headline, "task": first, "raw_input": raw_input, "tasks": tasks}
         return {self._modality: found}
 

@@ -195,12 +195,14 @@ def text_batch(inputs: State, mask_id: int) -> Batch:
 def image_recording(tensors: State, meta: dict[str, Any]) -> Recording:
     settings = dict(meta["config"])
     if "classes" in settings:  # a fine-tuned classifier: settings of pretraining do not matter
-        grid = settings["img"] // settings["patch"]
+        image = settings["img"]
+        height, width = (image, image) if isinstance(image, int) else image
+        patches = height // settings["patch"] * (width // settings["patch"])
         settings |= {
             "mlp_ratio": tensors["init.blocks.0.mlp.fc1.weight"].shape[0] / settings["dim"],
             "layer_scale": 1e-4,
             "target_layers": [settings["depth"] - 1],
-            "num_mask": grid * grid // 2,
+            "num_mask": patches // 2,
             "min_block": 1,
             "max_block": None,
             "l1_beta": 0.0,
@@ -301,10 +303,10 @@ def replay_forward(rec: Recording, model: Data2Vec, batch: Batch, report: Report
             report.add(f"out.{name}", mine, theirs, kind)
     step = model(batch)
     if "sample_size" in out:
-        report.exact("out.sample_size", step.count, out["sample_size"])
+        report.exact("out.sample_size", step.tokens, out["sample_size"])
         report.add("out.loss", step.loss, out["loss"], tolerances.loss, "each")
     else:
-        report.add("out.loss", step.loss / step.count, out["loss"], tolerances.loss)
+        report.add("out.loss", step.loss / step.tokens, out["loss"], tolerances.loss)
 
 
 def student_layers(
@@ -330,11 +332,9 @@ def student_layers(
 def replay_gradients(rec: Recording, model: Data2Vec, batch: Batch, report: Report) -> None:
     model.zero_grad()
     step = model(batch)
-    (step.loss / step.count).backward()
+    (step.loss / step.tokens).backward()
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    gradients = {
-        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()
-    }
+    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()}
     ours = original_names(rec, gradients)
     compare(report, "grad", ours, rec, rec.tolerances.gradient, rec.tolerances.gradient_relative)
     model.zero_grad()
@@ -364,16 +364,14 @@ def compare(
     report.rows += [row for row in single.rows if row[0] in single.failed() and row is not worst]
 
 
-def replay_training(
-    rec: Recording, model: Data2Vec, batches: list[Batch], report: Report
-) -> None:
+def replay_training(rec: Recording, model: Data2Vec, batches: list[Batch], report: Report) -> None:
     config, tolerances = rec.config, rec.tolerances
     fairseq = rec.tolerances is FAIRSEQ
     optimizer = build_optimizer(model, config.optim)
     losses, decays, norms = [], [], []
     for number, batch in enumerate(batches, start=1):
         step = model(batch)
-        loss = step.loss / step.count
+        loss = step.loss / step.tokens
         loss.backward()
         clip = config.optim.clip_norm or float("inf")
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
@@ -389,7 +387,9 @@ def replay_training(
         decays.append(decay)
     traj = rec.part("traj")
     report.add("traj.loss", torch.stack(losses), traj["loss"], tolerances.loss, "each")
-    report.add("traj.ema_decay", torch.tensor(decays, dtype=torch.float64), traj["ema_decay"], 1e-12)
+    report.add(
+        "traj.ema_decay", torch.tensor(decays, dtype=torch.float64), traj["ema_decay"], 1e-12
+    )
     if "grad_norm" in traj:
         report.add("traj.grad_norm", torch.stack(norms), traj["grad_norm"], 1e-5, "each")
     state = {n: p for n, p in model.state_dict().items()}

@@ -17,11 +17,17 @@ from selfdistill.modalities.audio.spectrogram import log_mel
 from selfdistill.modalities.base import InputPipeline
 from selfdistill.types import Batch, Masks
 
+MAX_VALUES = 2**27
+"""Values over all channels that are read of a clip, 2.3 hours at 16 kHz; the rest of a longer one
+is never used. Headers may announce any length."""
+MIN_RATE, MAX_RATE = 1_000, 400_000
+
 
 class AudioPipeline(InputPipeline):
     """Examples are float32 [L] at ``input.sampling_rate``, one channel."""
 
     extensions = ("flac", "wav", "ogg", "opus", "mp3")
+    baseline_name = "mean and deviation of log-mel over time"
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config.input
@@ -40,10 +46,14 @@ class AudioPipeline(InputPipeline):
         if not data:
             raise BadSample("empty audio")
         try:
-            waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                rate, most = file.samplerate, min(file.frames, MAX_VALUES // file.channels)
+                waveform = file.read(most, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise BadSample("undecodable audio", str(error)) from error
         mono = waveform.mean(axis=1)
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")
         if rate != self.config.sampling_rate:
             if not self.config.resample:
                 raise BadSample(
@@ -72,7 +82,8 @@ class AudioPipeline(InputPipeline):
         if not self.config.normalize:
             return waveform
         # silence stays silence
-        return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+        wide = waveform.astype(np.float64)  # float32 overflows on clips of unbounded floats
+        return ((wide - wide.mean()) / np.sqrt(wide.var() + 1e-7)).astype(np.float32)
 
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
@@ -96,7 +107,10 @@ class AudioPipeline(InputPipeline):
             )
         padded = bool((lengths < lengths.max()).any())
         return Batch(
-            torch.from_numpy(inputs), torch.from_numpy(lengths) if padded else None, masks, keys=keys
+            torch.from_numpy(inputs),
+            torch.from_numpy(lengths) if padded else None,
+            masks,
+            keys=keys,
         )
 
     def baseline(self, example: np.ndarray) -> np.ndarray:

@@ -52,7 +52,9 @@ class LocalFeatures(nn.Module):
         self.convs = nn.Sequential(
             *(
                 ConvLayer(inner, outer, kernel, stride, config.conv_bias)
-                for inner, (outer, kernel, stride) in zip(channels, config.conv_layers, strict=False)
+                for inner, (outer, kernel, stride) in zip(
+                    channels, config.conv_layers, strict=False
+                )
             )
         )
         self.norm = nn.LayerNorm(channels[-1])

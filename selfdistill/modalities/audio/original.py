@@ -51,6 +51,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     require(config, "extractor_mode", "layer_norm", "the feature encoder has layer norm only")
     require(config, "layer_norm_first", False, "the original's pre-norm audio model differs")
     require(config, "layer_type", "transformer", "the blocks are Transformer blocks")
+    require(config, "ema_transformer_only", True, "the teacher shares the feature encoder")
     if config["pos_conv_depth"] < 2:
         raise UserError(
             "original checkpoint: pos_conv_depth=1 is wav2vec 2.0's weight-normalised convolution "

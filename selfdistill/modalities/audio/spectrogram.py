@@ -26,5 +26,6 @@ def log_mel(waveform: np.ndarray, rate: int, bands: int = 40) -> np.ndarray:
     window, hop = rate // 40, rate // 100
     waveform = np.pad(waveform, (0, max(0, window - len(waveform))))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(window), n=512)) ** 2
+    size = max(512, 1 << (window - 1).bit_length())
+    power = np.abs(np.fft.rfft(frames * np.hanning(window), n=size)) ** 2
     return np.log(power @ mel_filters(rate, power.shape[1], bands) + 1e-6)

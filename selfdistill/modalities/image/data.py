@@ -10,12 +10,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_transform
+from torch import nn
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import BadSample
 from selfdistill.masking import block_masks
 from selfdistill.modalities.base import InputPipeline
 from selfdistill.types import Batch, Masks
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What a member may hold, whatever its extension. Pillow's other formats include EPS, which it
+hands to an interpreter of programs."""
 
 
 @contextmanager
@@ -31,10 +36,38 @@ def _global_generators(seed: int) -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
+@contextmanager
+def _pixel_limit(pixels: int) -> Iterator[None]:
+    """Make Pillow refuse to open what has more pixels; its own limit is put back afterwards."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+BASELINE_SIDE = 32
+
+
 class ImagePipeline(InputPipeline):
     """Examples are float32 [3, height, width], normalised by the config's mean and deviation."""
 
     extensions = ("jpg", "jpeg", "png", "webp")
+    baseline_name = "pixels"
 
     def __init__(self, config: RunConfig) -> None:
         image = config.input
@@ -47,7 +80,7 @@ class ImagePipeline(InputPipeline):
             scale=tuple(image.crop_scale),
             ratio=tuple(image.crop_ratio),
             hflip=image.flip,
-            color_jitter=image.color_jitter or None,
+            color_jitter=image.color_jitter,
             auto_augment=None,
             interpolation="bicubic",
             mean=tuple(image.mean),
@@ -67,26 +100,16 @@ class ImagePipeline(InputPipeline):
         data = next(sample[e] for e in self.extensions if e in sample)
         if not data:
             raise BadSample("empty image")
-        with warnings.catch_warnings():
-            # our own limit replaces Pillow's
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            try:
-                image = Image.open(io.BytesIO(data))
-            except (Image.DecompressionBombError, OSError) as error:
-                raise BadSample("undecodable image", str(error)) from error
-            width, height = image.size
-            if width * height > self.config.max_pixels:
-                raise BadSample("image over input.max_pixels", f"{width} x {height} pixels")
-            if width < 2 or height < 2:
-                raise BadSample("image of one pixel's width or height", f"{width} x {height}")
-            try:
-                image = ImageOps.exif_transpose(image)
-                if "A" in image.getbands() or "transparency" in image.info:
-                    rgba = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-                return image.convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise BadSample("undecodable image", str(error)) from error
+        try:
+            with _pixel_limit(self.config.max_pixels):
+                image = _upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise BadSample("image over input.max_pixels", str(error)) from error
+        except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
+            raise BadSample("undecodable image", str(error)) from error
+        if min(image.size) < 2:
+            raise BadSample("image of one pixel's width or height", f"{image.size}")
+        return image
 
     def augment(self, raw: Image.Image, rng: np.random.Generator) -> np.ndarray:
         with _global_generators(int(rng.integers(2**31))):
@@ -112,5 +135,7 @@ class ImagePipeline(InputPipeline):
         return Batch(torch.from_numpy(np.stack(examples)), masks=masks, keys=keys)
 
     def baseline(self, example: np.ndarray) -> np.ndarray:
-        """The pixels, [3 height width]."""
-        return example.reshape(-1)
+        """The pixels; larger images are averaged down to at most 32 in height and width."""
+        pixels = torch.from_numpy(example)
+        height, width = (min(side, BASELINE_SIDE) for side in pixels.shape[1:])
+        return nn.functional.adaptive_avg_pool2d(pixels, (height, width)).flatten().numpy()

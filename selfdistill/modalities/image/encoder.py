@@ -1,6 +1,5 @@
 """Patch embedding, class and mask token, and the shared relative position bias (BEiT)."""
 
-
 import torch
 from timm.layers import PatchEmbed, RelPosBias
 from torch import Tensor, nn
@@ -25,7 +24,8 @@ class ImageEncoder(FeatureEncoder):
         compat: CompatConfig,
     ) -> None:
         super().__init__()
-        self.local = PatchEmbed(tuple(image.size), config.patch_size, 3, model.width)
+        height, width = image.size
+        self.local = PatchEmbed((height, width), config.patch_size, 3, model.width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.relative_bias = RelPosBias(self.local.grid_size, model.heads, prefix_tokens=1)

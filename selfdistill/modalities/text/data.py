@@ -43,6 +43,8 @@ def read_passage(sample: Mapping[str, bytes]) -> str:
             raise BadSample("json without a text entry", repr(error)) from error
         if not isinstance(text, str):
             raise BadSample("json without a text entry", f"text is a {type(text).__name__}")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise BadSample("text is not UTF-8", "half of a surrogate pair")
     text = " ".join(text.replace("\0", " ").split())
     if not text:
         raise BadSample("empty text")
@@ -53,6 +55,7 @@ class TextPipeline(InputPipeline):
     """Examples are int64 [T] token ids between ``<s>`` and ``</s>``."""
 
     extensions = EXTENSIONS
+    baseline_name = "bag of tokens"
 
     def __init__(self, config: RunConfig) -> None:
         self.max_tokens = config.input.max_tokens

@@ -1,6 +1,5 @@
 """Token and learned position embeddings (RoBERTa's layout, as data2vec 1.0 has it)."""
 
-
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +9,7 @@ from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfi
 from selfdistill.modalities.text.tokenizer import PAD_ID
 from selfdistill.models.initialise import bert_
 from selfdistill.types import Masks, Tokens
+
 
 class TextEncoder(FeatureEncoder):
     """Token ids int64 [B, T] to normed sums of token and position embeddings.

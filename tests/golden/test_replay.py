@@ -1,0 +1,177 @@
+"""The recordings of the originals are reproduced, and a wrong implementation is found out."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import replay
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from selfdistill.config import CompatConfig
+from selfdistill.modalities.base import load_modality
+from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.originals import original_config
+
+RECORDINGS = Path(__file__).parent / "recordings"
+AUDIO, TEXT, SHORT_TEXT = "v1_audio_pad", "v1_text", "v1_text_padtargets"
+IMAGE, IMAGE_RUN = "vision_v1_rand_step", "vision_v1_rand_traj_noclip"
+
+
+def replay_file(name: str) -> int:
+    return replay.main([str(RECORDINGS / f"{name}.safetensors")])
+
+
+@pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_the_original_is_reproduced(path: Path) -> None:
+    assert replay.main([str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "changes"),
+    [
+        (AUDIO, "compat", {"padding_in_target_statistics": False, "padding_in_positions": False}),
+        (AUDIO, "compat", {"padding_in_target_statistics": False}),
+        (AUDIO, "compat", {"padding_in_positions": False}),
+        (AUDIO, "objective", {"layer_norms": ["batch"]}),
+        (AUDIO, "teacher", {"copied": []}),
+        (TEXT, "optim", {"weight_decay": 0.0}),
+        (TEXT, "teacher", {"copied": ["encoder.local"]}),
+        (SHORT_TEXT, "model", {"norm_eps": 1e-6}),
+        (SHORT_TEXT, "model", {"heads": 2}),
+        (SHORT_TEXT, "objective", {"average_top_k_layers": 3}),
+        (SHORT_TEXT, "objective", {"target_from": "block"}),
+        (SHORT_TEXT, "objective", {"loss_beta": 1.0}),
+        (SHORT_TEXT, "objective", {"loss_scale": "rsqrt_width"}),
+        (IMAGE, "model", {"norm_eps": 1e-5}),
+        (IMAGE, "objective", {"target_norms": []}),
+        (IMAGE, "objective", {"target_layers": [0, 1, 2]}),
+        (IMAGE_RUN, "compat", {"averaged_index_buffers": False}),
+        (IMAGE_RUN, "compat", {"ema_epoch_steps": 0}),
+    ],
+)
+def test_a_wrong_setting_is_found_out(
+    name: str, section: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = replay.original_config
+
+    def wrong(*args: Any) -> Any:
+        config = right(*args)
+        return replace(config, **{section: replace(getattr(config, section), **changes)})
+
+    monkeypatch.setattr(replay, "original_config", wrong)
+    assert replay_file(name) == 1
+
+
+def test_tanh_gelu_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = torch.nn.functional.gelu
+    monkeypatch.setattr(torch.nn.functional, "gelu", lambda x, **_: exact(x, approximate="tanh"))
+    assert replay_file(SHORT_TEXT) == 1
+
+
+@pytest.mark.parametrize("name", [TEXT, IMAGE_RUN])
+def test_a_decay_of_the_next_step_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Callable[..., float] = replay.ema_decay
+    monkeypatch.setattr(replay, "ema_decay", lambda step, *rest: right(step + 1, *rest))
+    assert replay_file(name) == 1
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "out.targets",
+        "out.predictions",
+        "out.teacher_layer.2",
+        "out.loss",
+        "grad.encoder.sentence_encoder.layers.1.fc1.weight",
+        "traj.loss",
+        "final.encoder.regression_head.2.bias",
+        "ema_final.layers.2.self_attn.q_proj.weight",
+    ],
+)
+def test_each_kind_of_tensor_is_compared(tensor: str, tmp_path: Path) -> None:
+    source = RECORDINGS / f"{TEXT}.safetensors"
+    with safe_open(str(source), framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(source)
+    tensors[tensor].view(-1)[-1] += 1e-3
+    save_file(tensors, tmp_path / "changed.safetensors", metadata=metadata)
+    assert replay.main([str(tmp_path / "changed.safetensors")]) == 1
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    with safe_open(str(RECORDINGS / f"{name}.safetensors"), framework="pt") as file:
+        metadata = file.metadata()
+    return json.loads(metadata.get("json") or metadata["meta"])["config"]
+
+
+def meta_shapes(modality: str, settings: dict[str, Any], **extra: Any) -> dict[str, list[int]]:
+    config = original_config(load_modality(modality), settings, extra)
+    with torch.device("meta"):
+        model = Data2Vec(load_modality(modality), config)
+    return {name: list(p.shape) for name, p in model.named_parameters()}
+
+
+def test_an_audio_original_of_another_size_is_built() -> None:
+    changes = {
+        "encoder_embed_dim": 64,
+        "encoder_ffn_embed_dim": 96,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 8,
+        "conv_feature_layers": "[(16, 8, 4), (24, 3, 3)]+[(32,2,2)]*2",
+        "conv_bias": True,
+        "conv_pos": 12,
+        "pos_conv_depth": 3,
+        "conv_pos_groups": 8,
+        "average_top_k_layers": 3,
+        "loss_scale": 0.25,
+        "loss_beta": 0.5,
+    }
+    settings = settings_of(AUDIO) | changes
+    shapes = meta_shapes("audio", settings)
+    assert shapes["student.encoder.local.convs.1.conv.weight"] == [24, 16, 3]
+    assert shapes["student.encoder.local.convs.3.conv.bias"] == [32]
+    assert shapes["student.encoder.positions.convs.2.weight"] == [64, 8, 4]
+    assert shapes["student.trunk.blocks.2.mlp.fc1.weight"] == [96, 64]
+    assert "student.trunk.blocks.3.norm1.weight" not in shapes
+    objective = original_config(load_modality("audio"), settings, {}).objective
+    assert (objective.loss_scale, objective.loss_beta) == (0.25, 0.5)
+    assert objective.average_top_k_layers == 3
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_a_text_original_with_another_head_is_built(layers: int) -> None:
+    settings = settings_of(TEXT) | {"head_layers": layers, "loss_beta": 0.0, "loss_scale": 0.0}
+    shapes = meta_shapes("text", settings, encoder={"vocab_size": 33, "mask_id": 32})
+    heads = [name for name in shapes if name.startswith("head.") and name.endswith("weight")]
+    assert heads == [f"head.{2 * i}.weight" for i in range(layers)]
+    assert shapes["student.encoder.local.weight"] == [33, 48]
+    objective = original_config(load_modality("text"), settings, {}).objective
+    assert (objective.loss_beta, objective.loss_scale) == (0.0, "rsqrt_width")
+
+
+def test_an_image_original_of_another_size_is_built() -> None:
+    changes = {
+        "img": [24, 40],
+        "patch": 8,
+        "dim": 40,
+        "depth": 5,
+        "heads": 5,
+        "mlp_ratio": 2.5,
+        "target_layers": [0, 4],
+        "num_mask": 7,
+        "max_block": 5,
+    }
+    shapes = meta_shapes("image", settings_of(IMAGE) | changes)
+    table = "student.encoder.relative_bias.relative_position_bias_table"
+    assert shapes[table] == [5 * 9 + 3, 5]  # a grid of 3 x 5
+    assert shapes["student.trunk.blocks.4.mlp.fc2.weight"] == [40, 100]
+
+
+def test_compat_is_off_unless_a_replay_asks_for_it() -> None:
+    config = original_config(load_modality("audio"), settings_of(AUDIO), {})
+    assert config.compat == CompatConfig()

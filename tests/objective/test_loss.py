@@ -1,0 +1,60 @@
+"""The loss against plain formulas."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from selfdistill.config import ObjectiveConfig
+from selfdistill.objective.loss import loss_factor, regression_loss
+
+B, N, D = 2, 3, 16
+WEIGHT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+
+
+def vectors(seed: int) -> torch.Tensor:
+    return 3 * torch.randn(B, N, D, generator=torch.Generator().manual_seed(seed))
+
+
+def token_loss(difference: list[float], beta: float) -> float:
+    """Equation 3 of the paper, summed over the width; beta 0: squared error."""
+    if beta == 0:
+        return sum(d * d for d in difference)
+    return sum(d * d / (2 * beta) if abs(d) < beta else abs(d) - beta / 2 for d in difference)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.0, 4.0])
+def test_the_loss_is_the_sum_over_real_masked_tokens(beta: float) -> None:
+    predictions, targets = vectors(0), vectors(1)
+    found = regression_loss(
+        predictions, targets, WEIGHT, ObjectiveConfig(loss_beta=beta, loss_scale=1.0)
+    )
+    real = (predictions - targets)[WEIGHT.bool()].double()
+    assert len(real) == 4
+    assert float(found) == pytest.approx(sum(token_loss(d.tolist(), beta) for d in real), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor"), [("rsqrt_width", 1 / math.sqrt(D)), ("mean", 1 / D), (0.3, 0.3)]
+)
+def test_scales(scale: Any, factor: float) -> None:
+    assert loss_factor(ObjectiveConfig(loss_scale=scale), D) == pytest.approx(factor)
+    plain = regression_loss(vectors(0), vectors(1), WEIGHT, ObjectiveConfig(loss_scale=1.0))
+    scaled = regression_loss(vectors(0), vectors(1), WEIGHT, ObjectiveConfig(loss_scale=scale))
+    torch.testing.assert_close(scaled, plain * factor)
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_filled_up_places_have_no_gradient(beta: float) -> None:
+    predictions = vectors(0).requires_grad_()
+    regression_loss(predictions, vectors(1), WEIGHT, ObjectiveConfig(loss_beta=beta)).backward()
+    assert predictions.grad is not None
+    reached = predictions.grad.abs().sum(-1) > 0
+    assert torch.equal(reached, WEIGHT.bool())
+
+
+def test_no_masked_token_costs_nothing() -> None:
+    empty = torch.zeros(B, 0, D)
+    found = regression_loss(empty, empty, torch.zeros(B, 0), ObjectiveConfig())
+    assert float(found) == 0

@@ -1,0 +1,68 @@
+"""Moments: what the health guard reads equals what is computed from the vectors themselves."""
+
+import pytest
+import torch
+
+from selfdistill.objective.loss import Moments
+
+D = 6
+
+
+def vectors(seed: int, rows: int = 4, tokens: int = 50) -> torch.Tensor:
+    """Correlated and off centre."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(D, D, generator=torch.Generator().manual_seed(9))
+    return torch.randn(rows, tokens, D, generator=generator) @ mix + 0.5
+
+
+def effective_rank(x: torch.Tensor) -> float:
+    """RankMe (arXiv 2210.02885) of centred rows [N, D], from singular values."""
+    values = torch.linalg.svdvals((x - x.mean(0)).double())
+    shares = values / values.sum()
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def weights(tokens: int = 50) -> torch.Tensor:
+    return (torch.arange(tokens) < torch.tensor([50, 31, 7, 1])[:, None]).float()
+
+
+def test_figures_equal_a_direct_computation() -> None:
+    x, weight = vectors(0), weights()
+    real = x[weight.bool()]
+    found = Moments.of(x, weight)
+    assert float(found.size) == len(real) == 89
+    expected = (real.var(0, correction=0) + 1e-6).sqrt().mean()
+    assert found.std() == pytest.approx(float(expected), rel=1e-5)
+    assert found.effective_rank() == pytest.approx(effective_rank(real), rel=1e-4)
+    torch.testing.assert_close(found.covariance().float(), torch.cov(real.T, correction=0))
+
+
+def test_they_add_up_over_batches_and_processes() -> None:
+    x, weight = vectors(0), weights()
+    whole = Moments.of(x, weight)
+    parts = Moments.of(x[:1], weight[:1]).plus(Moments.of(x[1:], weight[1:]))
+    for a, b in zip(parts, whole, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_collapse_shows() -> None:
+    ones = torch.ones(4, 50)
+    constant = Moments.of(torch.full((4, 50, D), 0.7), ones)
+    assert constant.std() == pytest.approx(1e-3, rel=0.05)  # the root of fairseq's 1e-6
+    line = vectors(0)[..., :1].expand(-1, -1, D)
+    assert Moments.of(line, ones).effective_rank() == pytest.approx(1, abs=0.01)
+
+
+def test_no_vectors_at_all_are_finite() -> None:
+    empty = Moments.of(torch.zeros(2, 0, D), torch.zeros(2, 0))
+    assert empty.std() == pytest.approx(1e-3)
+    assert empty.effective_rank() == pytest.approx(1, abs=0.01)
+
+
+def test_no_graph_is_kept_and_autocast_does_not_round() -> None:
+    x = vectors(0).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = Moments.of(x, weights())
+    assert not found.outer.requires_grad
+    assert found.outer.dtype == torch.float32
+    torch.testing.assert_close(found.outer, Moments.of(x, weights()).outer, rtol=0, atol=0)

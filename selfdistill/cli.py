@@ -13,12 +13,14 @@ from selfdistill.errors import SelfdistillError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # every process of a run has the same warnings and errors; one says them
+    first = os.environ.get("RANK", "0") == "0"
+    level = logging.WARNING if first else logging.CRITICAL
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         options.run(options)
     except SelfdistillError as error:
-        # every process of a run has the same error; one says it
-        if os.environ.get("RANK", "0") == "0":
+        if first:
             print(f"selfdistill: {error}", file=sys.stderr)
         return error.exit_code
     return 0

@@ -88,7 +88,7 @@ class GuardConfig:
     min_target_std: float = 0.1
     min_prediction_std: float = 0.01
     min_relative_std: float = 0.0
-    """Stop when the targets' deviation falls below this share of the untrained teacher's; 0: off."""
+    """Stop when the targets' deviation falls below this share of the untrained teacher's."""
     min_relative_rank: float = 0.0
     """Stop when the targets' effective rank falls below this share of the untrained teacher's."""
     patience: int = 3
@@ -323,9 +323,13 @@ def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
         try:
             OmegaConf.merge(schema, {name: value})
         except (OmegaConfBaseException, TypeError) as error:
+            first = str(error).strip().splitlines()[0]
             # of a member of a tuple OmegaConf tells placeholders only
-            first = str(error).strip().splitlines()[0].replace("'$VALUE' of type '$VALUE_TYPE'", "")
-            raise UserError(f"{key}: {value!r} does not fit: {first}") from error
+            first = first.replace("Value '$VALUE' of type '$VALUE_TYPE'", "a member")
+            full = getattr(error, "full_key", None) or key
+            raise UserError(
+                f"{full if full.startswith(key) else key}: {value!r} does not fit: {first}"
+            ) from error
 
 
 def dump_config(config: RunConfig) -> str:
@@ -380,9 +384,12 @@ def check(config: RunConfig) -> None:
     }.items():
         need(0 <= share < 1, key, share, "must be at least 0 and less than 1")
     for key, number in {
+        "model.norm_eps": model.norm_eps,
         "model.layer_scale": model.layer_scale,
         "objective.loss_beta": objective.loss_beta,
+        "teacher.ema_anneal_end_step": teacher.ema_anneal_end_step,
         "optim.min_lr": optim.min_lr,
+        "optim.eps": optim.eps,
         "optim.weight_decay": optim.weight_decay,
         "optim.warmup_steps": optim.warmup_steps,
         "optim.clip_norm": optim.clip_norm,
@@ -392,7 +399,14 @@ def check(config: RunConfig) -> None:
         "seed": config.seed,
     }.items():
         need(number >= 0, key, number, "must not be negative")
-    need(optim.lr > 0, "optim.lr", optim.lr, "must be more than 0")
+    for key, number in {"model.mlp_ratio": model.mlp_ratio, "optim.lr": optim.lr}.items():
+        need(0 < number < float("inf"), key, number, "must be finite and more than 0")
+    need(
+        all(0 <= beta < 1 for beta in optim.betas),
+        "optim.betas",
+        optim.betas,
+        "must be at least 0 and less than 1",
+    )
     need(
         model.width % model.heads == 0,
         "model.heads",

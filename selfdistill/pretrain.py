@@ -12,14 +12,16 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from selfdistill.config import RunConfig, dump_config
 from selfdistill.data.loader import dead_workers_explained, training_batches
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
+from selfdistill.engine.optim import check_schedule
 from selfdistill.engine.run_dir import RunDir, compare_configs, write_atomically
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone, build_backbone
-from selfdistill.modalities.base import InputPipeline, Modality, load_modality
+from selfdistill.modalities.base import Modality, load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.probes.evaluate import Evaluator
 from selfdistill.probes.table import render
@@ -37,6 +39,7 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
     Raises:
         SelfdistillError: see ``selfdistill.errors`` for what ends a run.
     """
+    check_schedule(config.optim, config.train.steps)
     accelerator = _accelerator(config)
     run_dir = RunDir(config.run_dir) if accelerator.is_main_process else None
     try:
@@ -54,7 +57,17 @@ def _accelerator(config: RunConfig) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.layer_drop > 0)
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+    try:
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+    except ValueError as error:
+        raise UserError(f"train.precision: {precision} cannot be used ({error})") from error
+    if precision == "fp16" and not accelerator.native_amp:
+        # accelerate would train in fp32 without a word
+        raise UserError(
+            f"train.precision: fp16 does not work on device '{accelerator.device.type}'; "
+            "choose fp32 or bf16"
+        )
+    return accelerator
 
 
 def _run(
@@ -86,40 +99,61 @@ def _run(
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
         progress.log(f"resumed from {resumed}")
-        if writer is not None:
-            writer.truncate_after(checkpoint.step)
+    if writer is not None:
+        writer.truncate_after(trainer.step_count)
     evaluation = Evaluation(config, modality, pipeline, trainer, run_dir, progress)
-    if trainer.step_count >= config.train.steps:
-        progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")
-    else:
-        with dead_workers_explained():
-            batches = training_batches(
-                shards,
-                pipeline,
-                seed=config.seed,
-                batch_size=config.train.batch_size,
-                accumulate=config.train.accumulate,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-                start_step=trainer.step_count,
-                steps=config.train.steps,
-                workers=config.data.workers,
-            )
-            try:
-                trainer.fit(batches, evaluation)
-            finally:
-                progress.close()
-                if writer is not None:
-                    writer.close()
+    try:
+        if trainer.step_count >= config.train.steps:
+            progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")
+            evaluation.make_up_for()
+        else:
+            evaluation.check()
+            _fit(config, shards, pipeline, trainer, evaluation)
+    finally:
+        progress.close()
+        if writer is not None:
+            writer.close()
     evaluation.show()
+
+
+def _fit(
+    config: RunConfig,
+    shards: ShardSet,
+    pipeline: InputPipeline,
+    trainer: Trainer,
+    evaluation: "Evaluation",
+) -> None:
+    with dead_workers_explained():
+        batches = training_batches(
+            shards,
+            pipeline,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            accumulate=config.train.accumulate,
+            rank=trainer.accelerator.process_index,
+            world_size=trainer.accelerator.num_processes,
+            start_step=trainer.step_count,
+            steps=config.train.steps,
+            workers=config.data.workers,
+        )
+        trainer.fit(batches, evaluation)
 
 
 def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
     """The checkpoint to go on from; None: start afresh."""
     run = Path(config.run_dir)
-    if config.resume not in ("auto", "never"):
-        return find_checkpoint(Path(config.resume))
     newest = Checkpointer(run / "checkpoints", config.checkpoint.keep).newest()
+    if config.resume not in ("auto", "never"):
+        named = find_checkpoint(Path(config.resume))
+        if newest is None:
+            return named
+        if named.resolve().parent == newest.resolve().parent and named.name != newest.name:
+            raise UserError(
+                f"resume: {named} is older than {newest.name} of the same run, which would be "
+                "taken for what comes next; remove the newer checkpoints, or go on in another "
+                "run_dir"
+            )
+        return newest  # this run has begun from there already
     if newest is not None and config.resume == "never":
         raise UserError(
             f"resume: never, but {run} holds {newest.name}; choose another run_dir, or resume=auto "
@@ -178,14 +212,30 @@ class Evaluation:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Evaluate after ``step`` steps; returns what is to be logged."""
+        scalars = self._evaluate(step)
+        self.trainer.accelerator.wait_for_everyone()
+        return scalars
+
+    def check(self) -> None:
+        """Refuse labelled sets that cannot be used, before any time is spent on training."""
+        if self.evaluator is not None and self.run_dir is not None:
+            self.evaluator.check()
+
+    def make_up_for(self) -> None:
+        """Evaluate a run that was killed between its last checkpoint and the end."""
+        step = self.trainer.step_count
+        if self.run_dir is not None and self._last().get("step") != step:
+            scalars = self._evaluate(step)
+            if self.trainer.writer is not None and scalars:
+                self.trainer.writer.write(step, scalars)
+
+    def _evaluate(self, step: int) -> dict[str, float]:
         if self.evaluator is None or self.run_dir is None:
-            self.trainer.accelerator.wait_for_everyone()
             return {}
         self.progress.log(f"evaluating frozen features after {step} steps")
         untrained = None if self.evaluator.baselines else self._untrained()
         result = self.evaluator.evaluate(untrained, self.trainer.plain_model.student)
         write_atomically(self.run_dir.eval_path, json.dumps({**result, "step": step}, indent=2))
-        self.trainer.accelerator.wait_for_everyone()
         found = result[self.config.modality]
         linear = found["linear"]
         self.trainer.collapse.check_accuracy(step, linear, 2 * linear["standard_error"]["trained"])
@@ -204,8 +254,14 @@ class Evaluation:
 
     def show(self) -> None:
         """Print the table of the last evaluation."""
+        result = self._last()
+        if self.run_dir is not None and result:
+            del result["step"]
+            print(f"{render(result)}\n\nwritten to {self.run_dir.eval_path}", flush=True)
+
+    def _last(self) -> dict[str, Any]:
+        """The last evaluation; nothing on processes other than the main one."""
         if self.run_dir is None or not self.run_dir.eval_path.exists():
-            return
-        result = json.loads(self.run_dir.eval_path.read_text(encoding="utf-8"))
-        print(render({key: value for key, value in result.items() if key != "step"}), flush=True)
-        print(f"\nwritten to {self.run_dir.eval_path}")
+            return {}
+        found: dict[str, Any] = json.loads(self.run_dir.eval_path.read_text(encoding="utf-8"))
+        return found

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-Names = Sequence[tuple[str, str | tuple[str, ...]]]
+Pair = tuple[str, str | tuple[str, ...]]
+Names = Sequence[Pair]
+
+
+def weight_and_bias(ours: str, theirs: str) -> list[Pair]:
+    """The pairs of a layer that has both."""
+    return [(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in ("weight", "bias")]
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

@@ -22,7 +22,12 @@ TINY: dict[str, dict[str, Any]] = {
         "encoder": {"patch_size": 8},
         "mask": {"num_patches": 4, "min_block": 1},
         "input": {"size": [24, 32]},
-        "model": {"norm_order": "pre", "key_bias": False, "layer_scale": 0.1, "initializer": "beit"},
+        "model": {
+            "norm_order": "pre",
+            "key_bias": False,
+            "layer_scale": 0.1,
+            "initializer": "beit",
+        },
         "objective": {"target_from": "block", "layer_norms": ["layer"], "target_norms": ["layer"]},
         "teacher": {"own_local_encoder": True},
     },

@@ -9,10 +9,10 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from selfdistill.data.ledger import Bad, Loaded, SkipLedger, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
 from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import SelfdistillError, UserError
@@ -32,26 +33,12 @@ MAX_ATTEMPTS = 20
 """Replacements tried for one bad sample."""
 
 
-class Pipeline(Protocol):
-    """What the loader needs of a modality's input pipeline."""
-
-    def decode(self, sample: Mapping[str, bytes]) -> Any: ...
-
-    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray: ...
-
-    def plain(self, raw: Any) -> np.ndarray: ...
-
-    def collate(
-        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
-    ) -> Batch: ...
-
-
 @dataclass(frozen=True)
 class _Plan:
     """Which micro-batches this process makes, and from what."""
 
     shards: ShardSet
-    pipeline: Pipeline
+    pipeline: InputPipeline
     order: SampleOrder
     seed: int
     batch_size: int
@@ -157,7 +144,7 @@ def dead_workers_explained() -> Iterator[None]:
 
 def training_batches(
     shards: ShardSet,
-    pipeline: Pipeline,
+    pipeline: InputPipeline,
     *,
     seed: int,
     batch_size: int,
@@ -213,7 +200,7 @@ def _load(steps: _Steps, workers: int) -> Iterator[list[Loaded]]:
 
 
 def plain_batches(
-    shards: ShardSet, pipeline: Pipeline, batch_size: int
+    shards: ShardSet, pipeline: InputPipeline, batch_size: int
 ) -> Iterator[tuple[Batch, list[np.ndarray], list[int | None]]]:
     """All samples in the order of the shards, without chance and without masks.
 

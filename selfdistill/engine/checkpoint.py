@@ -163,8 +163,11 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Path, key: str = "resume") -> Path:
     """The checkpoint meant by the path of a checkpoint, of a run, or of its checkpoints folder.
+
+    Args:
+        key: the config's name of ``path``, for the error message.
 
     Raises:
         UserError: there is none.
@@ -174,7 +177,7 @@ def find_checkpoint(path: Path) -> Path:
     folder = path / "checkpoints"
     newest = Checkpointer(folder if folder.is_dir() else path, keep=1).newest()
     if newest is None:
-        raise UserError(f"resume: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")
+        raise UserError(f"{key}: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")
     return newest
 
 

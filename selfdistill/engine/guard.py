@@ -38,6 +38,8 @@ class CollapseGuard:
         Raises:
             HealthError: ``guard.patience`` intervals in a row were out of their band.
         """
+        if not math.isfinite(values["target_std"]):
+            return  # every step of the interval was left out; FiniteGuard counts them
         if not self.reference:
             self.reference = {key: values[key] for key in ("target_std", "target_rank")}
         found = self._findings(values) if step > self.config.after_steps else []
@@ -130,3 +132,10 @@ class FiniteGuard:
                 "train.precision=bf16 or fp32"
             )
         return False
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"in_a_row": self.in_a_row, "total": self.total}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        self.in_a_row, self.total = state["in_a_row"], state["total"]

@@ -1,6 +1,7 @@
 """What is summed up between two lines of the log."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from selfdistill.objective.data2vec import StepOutput
 from selfdistill.objective.loss import Moments
+
+NAMES = ("loss", "grad_norm", "masked_share", "target_std", "prediction_std", "target_rank")
 
 
 class Interval:
@@ -22,34 +25,47 @@ class Interval:
 
     def _restart(self) -> None:
         self._moments: tuple[Moments, Moments] | None = None
-        self._masked: Tensor | None = None
+        self._masked: Tensor | None = None  # masked tokens, valid tokens
         self._losses: list[float] = []
         self._norms: list[float] = []
-        self._batches = 0
         self._since = time.monotonic()
         self.data_wait = 0.0
 
-    def add(self, output: StepOutput) -> None:
-        """Add a micro-batch."""
-        fresh = (output.targets, output.predictions)
-        if self._moments is None or self._masked is None:
-            self._moments, self._masked = fresh, output.masked_share.clone()
-        else:
-            self._moments = (self._moments[0].plus(fresh[0]), self._moments[1].plus(fresh[1]))
-            self._masked += output.masked_share
-        self._batches += 1
+    def add(self, outputs: Sequence[StepOutput], loss: float, grad_norm: float) -> None:
+        """Add a finished step; one that was left out would spoil every sum.
 
-    def add_step(self, loss: float, grad_norm: float) -> None:
-        """Add a finished step: its loss per masked token, and the norm before clipping."""
+        Args:
+            outputs: of its micro-batches.
+            loss: per masked token.
+            grad_norm: before clipping.
+        """
+        for output in outputs:
+            fresh = (output.targets, output.predictions)
+            masked = torch.stack([output.count, output.count / output.masked_share]).double()
+            if self._moments is None or self._masked is None:
+                self._moments, self._masked = fresh, masked
+            else:
+                self._moments = (self._moments[0].plus(fresh[0]), self._moments[1].plus(fresh[1]))
+                self._masked += masked
         self._losses.append(loss)
         self._norms.append(grad_norm)
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
-        """The interval's metrics over all processes; begins a new interval."""
-        assert self._moments is not None and self._masked is not None
+        """The interval's metrics over all processes; begins a new interval.
+
+        Without a finished step in it, all but ``data_wait`` are NaN.
+        """
+        values = dict.fromkeys(NAMES, float("nan")) | self._sums(accelerator)
+        values["data_wait"] = self.data_wait / max(time.monotonic() - self._since, 1e-9)
+        self._restart()
+        return values
+
+    def _sums(self, accelerator: Accelerator) -> dict[str, float]:
+        if self._moments is None or self._masked is None:
+            return {}
         packed = [torch.cat([part.reshape(-1) for part in m]) for m in self._moments]
         summed = torch.stack([*packed]).double()
-        masked = torch.stack([self._masked.double() / self._batches, torch.ones_like(self._masked)])
+        masked = self._masked
         if accelerator.num_processes > 1:
             summed = accelerator.reduce(summed, reduction="sum")
             masked = accelerator.reduce(masked, reduction="sum")
@@ -58,16 +74,11 @@ class Interval:
             Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
             for row in summed
         )
-        steps = max(len(self._losses), 1)
-        elapsed = max(time.monotonic() - self._since, 1e-9)
-        values = {
-            "loss": sum(self._losses) / steps if self._losses else float("nan"),
-            "grad_norm": sum(self._norms) / steps if self._norms else float("nan"),
+        return {
+            "loss": sum(self._losses) / len(self._losses),
+            "grad_norm": sum(self._norms) / len(self._norms),
             "masked_share": float(masked[0] / masked[1]),
             "target_std": targets.std(),
             "prediction_std": predictions.std(),
             "target_rank": targets.effective_rank(),
-            "data_wait": self.data_wait / elapsed,
         }
-        self._restart()
-        return values

@@ -93,7 +93,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps:
     Raises:
         UserError: the settings do not fit each other or the number of steps.
     """
-    _check(optim, steps)
+    check_schedule(optim, steps)
     for group in optimizer.param_groups:
         # a restored optimiser brings its run's rate along; the config of this run decides
         group["initial_lr"] = optim.lr
@@ -109,7 +109,12 @@ def build_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps:
     )
 
 
-def _check(optim: OptimConfig, steps: int) -> None:
+def check_schedule(optim: OptimConfig, steps: int) -> None:
+    """Refuse settings of the learning rate that do not fit each other or the number of steps.
+
+    Raises:
+        UserError: it names the key and what to do.
+    """
     if optim.schedule == "tri_stage":
         if optim.warmup_steps:
             raise UserError(

@@ -32,6 +32,8 @@ from selfdistill.masking import row_keys
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.schedules import ema_decay
 
+SAME_SIGNAL_SECONDS = 1.0
+
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluates after a number of steps; returns scalars to log."""
 
@@ -70,6 +72,7 @@ class Trainer:
         self.ledger = SkipLedger(config.data.max_bad_share)
         self.step_count = 0
         self.last_checkpoint: Path | None = None
+        self.good_checkpoint: Path | None = None  # a later loss was finite
         self.stop_signal = 0
 
     def fit(self, batches: Iterator[list[Loaded]], evaluate: Evaluate) -> None:
@@ -104,31 +107,33 @@ class Trainer:
         self.scheduler.step_update(self.step_count)
         batches = [loaded.batch.to(accelerator.device) for loaded in micro_batches]
         count = self._over_processes([float(sum(b.masks.count() for b in batches if b.masks))])[0]
-        loss = torch.zeros((), device=accelerator.device)
+        outputs = []
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
                 output = self.model(batch)
                 # gradients are averaged over processes; the loss is a mean over masked tokens
                 accelerator.backward(output.loss * accelerator.num_processes / count)
-            loss += output.loss.detach()
-            interval.add(output)
+            outputs.append(output._replace(loss=output.loss.detach()))
         limit = config.optim.clip_norm or float("inf")
         norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        total = self._over_processes([float(loss)])[0] / count
+        total = self._over_processes([float(sum(output.loss for output in outputs))])[0] / count
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
         fine = self.finite.check(
-            self.step_count + 1, total, 0.0 if scaled else float(norm), self.last_checkpoint
+            self.step_count + 1, total, 0.0 if scaled else float(norm), self.good_checkpoint
         )
         if fine:
+            self.good_checkpoint = self.last_checkpoint
             self.optimizer.step()
+        elif scaled:
+            accelerator.scaler.update()  # or it refuses the next step
         self.optimizer.zero_grad()
         self.step_count += 1
         if fine and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
             self.plain_model.update_teacher(decay)
-            interval.add_step(total, float(norm))
+            interval.add(outputs, total, float(norm))
         for loaded in micro_batches:
             for key, reason, detail in self.ledger.add(loaded):
                 self.progress.log(f"skipped {key}: {reason} {detail}".rstrip())
@@ -188,6 +193,7 @@ class Trainer:
                 "config": asdict(self.config),
                 "processes": self.accelerator.num_processes,
                 "guard": self.collapse.state(),
+                "nonfinite": self.finite.state(),
                 "bad_samples": self.ledger.state(),
             }
             if self.accelerator.scaler is not None:
@@ -204,6 +210,8 @@ class Trainer:
         self.plain_model.load_state_dict(checkpoint.model)
         unpack_optimizer(self.plain_optimizer, self.plain_model, checkpoint.optimizer)
         self.collapse.load_state(checkpoint.state["guard"])
+        if "nonfinite" in checkpoint.state:
+            self.finite.load_state(checkpoint.state["nonfinite"])
         self.ledger.load_state(checkpoint.state["bad_samples"])
         if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -212,14 +220,21 @@ class Trainer:
 
     @contextlib.contextmanager
     def _catch_signals(self) -> Iterator[None]:
-        """Finish the step and save at the first signal; a second one ends the program at once."""
+        """Finish the step and save at the first signal; a second one ends the program at once.
+
+        A launcher passes on the signal that the whole group had already, so that one which
+        follows within ``SAME_SIGNAL_SECONDS`` is the same request.
+        """
         before = {}
+        since = time.monotonic()
 
         def note(number: int, _: FrameType | None) -> None:
-            if self.stop_signal:
+            nonlocal since
+            if not self.stop_signal:
+                self.stop_signal, since = number, time.monotonic()
+            elif time.monotonic() - since > SAME_SIGNAL_SECONDS:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
-            self.stop_signal = number
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             before[number] = signal.signal(number, note)

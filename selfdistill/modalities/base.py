@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from selfdistill.config import CompatConfig, ModelConfig, RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
-from selfdistill.types import Batch, Masks, Tokens
+from selfdistill.renaming import Names
+from selfdistill.types import Masks, Tokens
 
 
 class FeatureEncoder(nn.Module, ABC):
@@ -52,48 +53,6 @@ class FeatureEncoder(nn.Module, ABC):
         return None
 
 
-class InputPipeline(ABC):
-    """Bytes of a sample to a batch of tensors with masks; runs in the loader's workers.
-
-    ``decode`` and ``augment`` raise ``BadSample`` for what cannot be used.
-    """
-
-    extensions: Sequence[str]
-    """Members of a sample that can be decoded (lower case, no dot), the preferred one first."""
-
-    baseline_name: str
-    """What ``baseline`` gives, for the table of the probes."""
-
-    @abstractmethod
-    def decode(self, sample: Mapping[str, bytes]) -> Any:
-        """The sample's raw value from its members {extension: bytes}."""
-
-    @abstractmethod
-    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
-        """One training example (random crop and the like)."""
-
-    @abstractmethod
-    def plain(self, raw: Any) -> np.ndarray:
-        """One example for evaluation: as ``augment`` without chance."""
-
-    @abstractmethod
-    def collate(
-        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
-    ) -> Batch:
-        """Stack, pad, and draw masks.
-
-        Args:
-            examples: what ``augment`` or ``plain`` gave.
-            mask_keys: uint64 [B], one per row, the only source of chance of that row's mask; None
-                for a batch without masks.
-            keys: the samples' names.
-        """
-
-    @abstractmethod
-    def baseline(self, example: np.ndarray) -> np.ndarray:
-        """Features of the raw input that the probes compare with, float32 [F]."""
-
-
 @dataclass(frozen=True)
 class OriginalFormat:
     """How the original authors' checkpoints of a modality are laid out.
@@ -110,7 +69,7 @@ class OriginalFormat:
     """
 
     marker: str
-    names: Sequence[tuple[str, str | tuple[str, ...]]]
+    names: Names
     teacher_prefix: str
     ignored: Sequence[str]
     sections: Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -156,15 +115,18 @@ def load_modality(name: str) -> Modality:
         UserError: there is no such modality.
     """
     module = name if "." in name else f"selfdistill.modalities.{name}"
+    unknown = UserError(
+        f"modality: there is no '{name}'; choose one of {', '.join(modality_names())}, "
+        "or give the dotted path of a module that declares MODALITY"
+    )
+    if module.startswith("."):
+        raise unknown
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise UserError(
-            f"modality: there is no '{name}'; choose one of {', '.join(modality_names())}, "
-            "or give the dotted path of a module that declares MODALITY"
-        ) from error
+        raise unknown from error
     declared = getattr(found, "MODALITY", None)
     if not isinstance(declared, Modality):
         raise UserError(f"modality: {module} declares no MODALITY")

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.errors import UserError
+from selfdistill.renaming import Pair, weight_and_bias
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-def block_names(prefix: str) -> list[tuple[str, str | tuple[str, ...]]]:
+def block_names(prefix: str) -> list[Pair]:
     """Names of the Transformer layers below ``prefix`` in a fairseq encoder."""
     ours, theirs = "student.trunk.blocks.{}", f"{prefix}layers.{{}}"
     qkv = tuple(f"{theirs}.self_attn.{p}.weight" for p in PROJECTIONS)
-    names: list[tuple[str, str | tuple[str, ...]]] = [(f"{ours}.attention.qkv.weight", qkv)]
+    names: list[Pair] = [(f"{ours}.attention.qkv.weight", qkv)]
     names += [
         (f"{ours}.attention.{p[0]}_bias", f"{theirs}.self_attn.{p}.bias") for p in PROJECTIONS
     ]
@@ -23,16 +24,8 @@ def block_names(prefix: str) -> list[tuple[str, str | tuple[str, ...]]]:
         "mlp.fc2": "fc2",
         "norm2": "final_layer_norm",
     }.items():
-        names += [(f"{ours}.{mine}.{kind}", f"{theirs}.{yours}.{kind}") for kind in WEIGHT_BIAS]
+        names += weight_and_bias(f"{ours}.{mine}", f"{theirs}.{yours}")
     return names
-
-
-WEIGHT_BIAS = ("weight", "bias")
-
-
-def both(ours: str, theirs: str) -> list[tuple[str, str | tuple[str, ...]]]:
-    """The names of weight and bias."""
-    return [(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in WEIGHT_BIAS]
 
 
 def require(config: Mapping[str, Any], key: str, wanted: Any, why: str) -> None:

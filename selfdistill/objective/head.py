@@ -1,5 +1,7 @@
 """The regression head."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from selfdistill.config import ObjectiveConfig
@@ -11,7 +13,7 @@ def build_head(objective: ObjectiveConfig, width: int) -> nn.Sequential:
     inner = 2 * width
     sizes = [width, *[inner] * (objective.head_layers - 1), width]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.GELU()]
     head = nn.Sequential(*layers[:-1])
     if objective.head_initializer == "bert":

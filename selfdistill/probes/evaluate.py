@@ -1,6 +1,7 @@
 """The evaluation of a run: every probe on the raw input, the untrained and the trained encoder."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from selfdistill.config import EvalConfig, RunConfig, TaskConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
-from selfdistill.modalities.base import InputPipeline
 from selfdistill.probes.classify import Probes, Score
 from selfdistill.probes.features import (
     UNLABELLED,
@@ -33,8 +35,8 @@ class _Task:
 class Evaluator:
     """Runs the probes of all tasks of ``config.eval.tasks``.
 
-    Nothing is opened before the first ``evaluate``. The raw input is probed once, the untrained
-    encoder the first time it is given; both are kept in ``baselines``.
+    Nothing is opened before the first ``check`` or ``evaluate``. The raw input is probed once, the
+    untrained encoder the first time it is given; both are kept in ``baselines``.
 
     Attributes:
         baselines: {task: {"raw" | "untrained": {probe: score}}}.
@@ -48,6 +50,17 @@ class Evaluator:
         self._pipeline = pipeline
         self._tasks: dict[str, _Task] = {}
         self._sizes: dict[str, dict[str, int]] = {}
+
+    def check(self) -> None:
+        """Open all labelled sets and look at every label; no sample is decoded.
+
+        Raises:
+            UserError: a labelled set cannot be used.
+        """
+        for name in self._config.tasks:
+            task = self._task(name)
+            train, test = _labels(task.train), _labels(task.test)
+            check_labels(name, train, test, self._config.few_shot_labels)
 
     def evaluate(self, untrained: Backbone | None, trained: Backbone) -> dict[str, Any]:
         """The table of accuracies, as it is written to eval.json.
@@ -130,6 +143,14 @@ class Evaluator:
                 "few_shot": probes.few_shot(config.few_shot_labels, config.few_shot_draws),
                 "knn": probes.knn(config.neighbours),
             }
+
+
+def _labels(shards: ShardSet) -> np.ndarray:
+    found = np.full(len(shards), UNLABELLED, dtype=np.int64)
+    for i in range(len(shards)):
+        with suppress(KeyError, ValueError):
+            found[i] = int(shards.read(i)[1][LABEL])
+    return found
 
 
 def check_labels(name: str, train: np.ndarray, test: np.ndarray, few_shot_labels: int) -> None:

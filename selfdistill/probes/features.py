@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from selfdistill.data.loader import plain_batches
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import HealthError
 from selfdistill.modalities.backbone import Backbone
-from selfdistill.modalities.base import InputPipeline
 
 UNLABELLED = -1
 BASELINE_BATCH = 32

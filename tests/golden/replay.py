@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from selfdistill.config import OptimConfig, RunConfig
+from selfdistill.config import RunConfig
 from selfdistill.engine.optim import build_optimizer
 from selfdistill.modalities.base import Modality
 from selfdistill.objective.data2vec import Data2Vec
@@ -392,7 +392,7 @@ def replay_training(rec: Recording, model: Data2Vec, batches: list[Batch], repor
     )
     if "grad_norm" in traj:
         report.add("traj.grad_norm", torch.stack(norms), traj["grad_norm"], 1e-5, "each")
-    state = {n: p for n, p in model.state_dict().items()}
+    state = dict(model.state_dict())
     trained = {n: p for n, p in state.items() if n.startswith(("student.", "head."))}
     compare(report, "final", original_names(rec, trained), rec, tolerances.final)
     replay_teacher(rec, state, model, report)

@@ -24,7 +24,7 @@ def build(config: RunConfig) -> Data2Vec:
 def batch_of(modality: str) -> Batch:
     generator = torch.Generator().manual_seed(1)
     if modality == "audio":
-        inputs, tokens = torch.randn(2, 205, generator=generator), 10
+        inputs, tokens = torch.randn(2, 205, generator=generator), 9
     elif modality == "image":
         inputs, tokens = torch.randn(2, 3, 24, 32, generator=generator), 12
     else:
@@ -179,5 +179,5 @@ def test_integer_buffers_move_only_as_a_replay_asks(averaged: bool, tiny_config:
     model = build(tiny_config("image", compat={"averaged_index_buffers": averaged}))
     index = model.teacher.backbone.encoder.relative_bias.relative_position_index
     before = index.clone()
-    model.update_teacher(0.93)
+    model.update_teacher(0.96)  # which rounds below some of the integers
     assert torch.equal(index, before) != averaged

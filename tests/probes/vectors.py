@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfdistill.modalities.base import InputPipeline
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.types import Batch
 
 WIDTH = 4

@@ -7,7 +7,12 @@ from selfdistill.modalities.audio.config import (
     AudioInputConfig,
     AudioMaskConfig,
 )
-from selfdistill.modalities.audio.data import AudioPipeline
+from selfdistill.modalities.audio.data import (
+    MAX_RATE,
+    MIN_RATE,
+    AudioPipeline,
+    shortest_clip,
+)
 from selfdistill.modalities.audio.encoder import AudioEncoder
 from selfdistill.modalities.audio.original import ORIGINAL
 from selfdistill.modalities.base import Modality
@@ -15,12 +20,17 @@ from selfdistill.modalities.base import Modality
 
 def check(config: RunConfig) -> None:
     """Refuse convolutions and masks that cannot work."""
+    if not config.encoder.conv_layers:
+        raise UserError("encoder.conv_layers: [] must have one layer or more")
     for layer in config.encoder.conv_layers:
         if len(layer) != 3 or min(layer) < 1:
             raise UserError(
                 f"encoder.conv_layers: {list(layer)} must be channels, kernel width and stride, "
                 "each 1 or more"
             )
+    for key in ("position_width", "position_depth", "position_groups"):
+        if getattr(config.encoder, key) < 1:
+            raise UserError(f"encoder.{key}: {getattr(config.encoder, key)} must be 1 or more")
     if config.model.width % config.encoder.position_groups:
         raise UserError(
             f"encoder.position_groups: {config.encoder.position_groups} must divide "
@@ -33,6 +43,17 @@ def check(config: RunConfig) -> None:
         )
     if config.mask.mask_length < 1:
         raise UserError(f"mask.mask_length: {config.mask.mask_length} must be 1 or more frames")
+    if not MIN_RATE <= config.input.sampling_rate <= MAX_RATE:
+        raise UserError(
+            f"input.sampling_rate: {config.input.sampling_rate} must be between {MIN_RATE} and "
+            f"{MAX_RATE} Hz"
+        )
+    shortest = shortest_clip(config.encoder.conv_layers)
+    if config.input.max_seconds * config.input.sampling_rate < shortest:
+        raise UserError(
+            f"input.max_seconds: {config.input.max_seconds} is too short for the feature encoder, "
+            f"which needs {shortest} samples"
+        )
     if config.input.min_seconds > config.input.max_seconds:
         raise UserError(
             f"input.min_seconds: {config.input.min_seconds} is more than "

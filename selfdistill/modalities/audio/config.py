@@ -24,9 +24,10 @@ class AudioMaskConfig:
     """Masked share that the spans would cover if they did not overlap."""
     mask_length: int = 10
     """Frames per span."""
-    equal_counts: bool = True
-    """Thin the masks of a batch out to the smallest count in it, as the original does. Masks then
-    depend on how samples are batched."""
+    equal_counts: bool = False
+    """Thin the masks of a batch out to the smallest count in it, as the original does, whose
+    batches hold clips of one length. Masks then depend on how samples are batched, and the
+    shortest clip decides how much of the longest is masked."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Audio bytes to normalised waveforms, random crops, and span masks."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -10,17 +11,22 @@ import torch
 from scipy.signal import resample_poly
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
 from selfdistill.masking import span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
 from selfdistill.modalities.audio.spectrogram import log_mel
-from selfdistill.modalities.base import InputPipeline
 from selfdistill.types import Batch, Masks
 
 MAX_VALUES = 2**27
 """Values over all channels that are read of a clip, 2.3 hours at 16 kHz; the rest of a longer one
 is never used. Headers may announce any length."""
 MIN_RATE, MAX_RATE = 1_000, 400_000
+
+
+def shortest_clip(conv_layers: Sequence[Sequence[int]]) -> int:
+    """Samples that give two frames, one to mask and one to see."""
+    return receptive_field(conv_layers) + math.prod(layer[2] for layer in conv_layers)
 
 
 class AudioPipeline(InputPipeline):
@@ -34,9 +40,7 @@ class AudioPipeline(InputPipeline):
         self.mask = config.mask
         self.conv_layers = config.encoder.conv_layers
         rate = self.config.sampling_rate
-        # two frames: one to mask and one to see
-        stride = int(np.prod([layer[2] for layer in self.conv_layers]))
-        shortest = receptive_field(self.conv_layers) + stride
+        shortest = shortest_clip(self.conv_layers)
         self.min_samples = max(int(self.config.min_seconds * rate), shortest)
         self.max_samples = int(self.config.max_seconds * rate)
 

@@ -8,24 +8,24 @@ from selfdistill.errors import UserError
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.modalities.fairseq import (
     block_names,
-    both,
     ema_section,
     objective_section,
     require,
 )
+from selfdistill.renaming import weight_and_bias
 
 CONVS = "student.encoder.local.convs.{}"
 
 NAMES = [
     ("student.encoder.mask_token", "mask_emb"),
-    *both(f"{CONVS}.conv", "feature_extractor.conv_layers.{}.0"),
-    *both(f"{CONVS}.norm", "feature_extractor.conv_layers.{}.2.1"),
-    *both("student.encoder.local.norm", "layer_norm"),
-    *both("student.encoder.local.projection", "post_extract_proj"),
-    *both("student.encoder.positions.convs.{}", "encoder.pos_conv.{}.0"),
-    *both("student.encoder.norm", "encoder.layer_norm"),
+    *weight_and_bias(f"{CONVS}.conv", "feature_extractor.conv_layers.{}.0"),
+    *weight_and_bias(f"{CONVS}.norm", "feature_extractor.conv_layers.{}.2.1"),
+    *weight_and_bias("student.encoder.local.norm", "layer_norm"),
+    *weight_and_bias("student.encoder.local.projection", "post_extract_proj"),
+    *weight_and_bias("student.encoder.positions.convs.{}", "encoder.pos_conv.{}.0"),
+    *weight_and_bias("student.encoder.norm", "encoder.layer_norm"),
     *block_names("encoder."),
-    *both("head.0", "final_proj"),
+    *weight_and_bias("head.0", "final_proj"),
 ]
 
 

@@ -13,9 +13,9 @@ from timm.data import create_transform
 from torch import nn
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
 from selfdistill.masking import block_masks
-from selfdistill.modalities.base import InputPipeline
 from selfdistill.types import Batch, Masks
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.modalities.base import OriginalFormat
-from selfdistill.modalities.fairseq import both
+from selfdistill.renaming import weight_and_bias
 
 BLOCK, THEIRS = "student.trunk.blocks.{}", "blocks.{}"
 
 NAMES = [
     ("student.encoder.class_token", "cls_token"),
     ("student.encoder.mask_token", "mask_token"),
-    *both("student.encoder.local.proj", "patch_embed.proj"),
+    *weight_and_bias("student.encoder.local.proj", "patch_embed.proj"),
     (
         "student.encoder.relative_bias.relative_position_bias_table",
         "rel_pos_bias.relative_position_bias_table",
@@ -19,15 +19,15 @@ NAMES = [
     (f"{BLOCK}.attention.qkv.weight", f"{THEIRS}.attn.qkv.weight"),
     (f"{BLOCK}.attention.q_bias", f"{THEIRS}.attn.q_bias"),
     (f"{BLOCK}.attention.v_bias", f"{THEIRS}.attn.v_bias"),
-    *both(f"{BLOCK}.attention.proj", f"{THEIRS}.attn.proj"),
+    *weight_and_bias(f"{BLOCK}.attention.proj", f"{THEIRS}.attn.proj"),
     (f"{BLOCK}.gain1.gamma", f"{THEIRS}.gamma_1"),
     (f"{BLOCK}.gain2.gamma", f"{THEIRS}.gamma_2"),
-    *both(f"{BLOCK}.norm1", f"{THEIRS}.norm1"),
-    *both(f"{BLOCK}.norm2", f"{THEIRS}.norm2"),
-    *both(f"{BLOCK}.mlp.fc1", f"{THEIRS}.mlp.fc1"),
-    *both(f"{BLOCK}.mlp.fc2", f"{THEIRS}.mlp.fc2"),
-    *both("student.trunk.norm", "norm"),
-    *both("head.0", "lm_head"),
+    *weight_and_bias(f"{BLOCK}.norm1", f"{THEIRS}.norm1"),
+    *weight_and_bias(f"{BLOCK}.norm2", f"{THEIRS}.norm2"),
+    *weight_and_bias(f"{BLOCK}.mlp.fc1", f"{THEIRS}.mlp.fc1"),
+    *weight_and_bias(f"{BLOCK}.mlp.fc2", f"{THEIRS}.mlp.fc2"),
+    *weight_and_bias("student.trunk.norm", "norm"),
+    *weight_and_bias("head.0", "lm_head"),
 ]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import span_masks
-from selfdistill.modalities.base import InputPipeline
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
     EOS_ID,

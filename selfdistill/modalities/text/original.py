@@ -6,20 +6,20 @@ from typing import Any
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.modalities.fairseq import (
     block_names,
-    both,
     ema_section,
     objective_section,
     require,
 )
+from selfdistill.renaming import weight_and_bias
 
 PREFIX = "encoder.sentence_encoder."
 
 NAMES = [
     ("student.encoder.local.weight", f"{PREFIX}embed_tokens.weight"),
     ("student.encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
-    *both("student.encoder.norm", f"{PREFIX}layernorm_embedding"),
+    *weight_and_bias("student.encoder.norm", f"{PREFIX}layernorm_embedding"),
     *block_names(PREFIX),
-    *both("head.{}", "encoder.regression_head.{}"),
+    *weight_and_bias("head.{}", "encoder.regression_head.{}"),
 ]
 
 

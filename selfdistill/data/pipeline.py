@@ -1,0 +1,51 @@
+"""What turns a sample's bytes into a batch; each modality has its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfdistill.types import Batch
+
+
+class InputPipeline(ABC):
+    """Bytes of a sample to a batch of tensors with masks; runs in the loader's workers.
+
+    ``decode`` and ``augment`` raise ``BadSample`` for what cannot be used.
+    """
+
+    extensions: Sequence[str]
+    """Members of a sample that can be decoded (lower case, no dot), the preferred one first."""
+
+    baseline_name: str
+    """What ``baseline`` gives, for the table of the probes."""
+
+    @abstractmethod
+    def decode(self, sample: Mapping[str, bytes]) -> Any:
+        """The sample's raw value from its members {extension: bytes}."""
+
+    @abstractmethod
+    def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
+        """One training example (random crop and the like)."""
+
+    @abstractmethod
+    def plain(self, raw: Any) -> np.ndarray:
+        """One example for evaluation: as ``augment`` without chance."""
+
+    @abstractmethod
+    def collate(
+        self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
+    ) -> Batch:
+        """Stack, pad, and draw masks.
+
+        Args:
+            examples: what ``augment`` or ``plain`` gave.
+            mask_keys: uint64 [B], one per row, the only source of chance of that row's mask; None
+                for a batch without masks.
+            keys: the samples' names.
+        """
+
+    @abstractmethod
+    def baseline(self, example: np.ndarray) -> np.ndarray:
+        """Features of the raw input that the probes compare with, float32 [F]."""

@@ -1,0 +1,306 @@
+"""Audio: bytes to waveforms, lengths, masks; padding never reaches a valid frame."""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import BadSample, UserError
+from selfdistill.masking import row_keys
+from selfdistill.modalities.audio import data
+from selfdistill.modalities.audio.config import CONV_LAYERS
+from selfdistill.modalities.audio.data import AudioPipeline
+from selfdistill.modalities.audio.encoder import AudioEncoder, frame_count, receptive_field
+from selfdistill.modalities.audio.spectrogram import log_mel
+
+Make = Callable[..., RunConfig]
+
+
+def tone(seconds: float = 0.5, rate: int = 16_000, hertz: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def encoded(
+    waveform: np.ndarray, kind: str = "WAV", subtype: str = "PCM_16", rate: int = 16_000
+) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pipeline(tiny_config: Make) -> AudioPipeline:
+    return AudioPipeline(tiny_config("audio"))
+
+
+def build_encoder(config: RunConfig) -> AudioEncoder:
+    torch.manual_seed(0)
+    return AudioEncoder(config.encoder, config.model, config.input, config.compat)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "error"),
+    [
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_U8", 1e-2),
+        ("WAV", "FLOAT", 1e-7),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", "VORBIS", 0.1),
+        ("OGG", "OPUS", 0.1),
+        ("MP3", "MPEG_LAYER_III", 0.1),
+    ],
+)
+def test_formats_decode(kind: str, subtype: str, error: float, pipeline: AudioPipeline) -> None:
+    found = pipeline.decode({"wav": encoded(tone(), kind, subtype)})
+    assert found.dtype == np.float32
+    assert len(found) == pytest.approx(8000, abs=0 if error < 0.1 else 1200)
+    middle = slice(2000, 6000)
+    assert np.abs(found[middle]).max() == pytest.approx(0.5, abs=0.05)
+    if error < 0.1:
+        assert np.abs(found - tone()).max() < error
+
+
+def test_the_preferred_member_is_read(pipeline: AudioPipeline) -> None:
+    sample = {"wav": b"broken", "flac": encoded(tone(), "FLAC")}
+    assert len(pipeline.decode(sample)) == 8000
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_other_rates_and_stereo_become_16_khz_mono(rate: int, pipeline: AudioPipeline) -> None:
+    stereo = np.stack([tone(rate=rate), np.zeros(int(0.5 * rate))], axis=1)
+    found = pipeline.decode({"wav": encoded(stereo, rate=rate)})
+    assert len(found) == 8000
+    middle = slice(1000, 7000)
+    assert np.abs(found[middle] - tone()[middle] / 2).max() < 0.01
+
+
+def test_other_rates_are_refused_where_resampling_is_off(tiny_config: Make) -> None:
+    pipeline = AudioPipeline(tiny_config("audio", input={"resample": False}))
+    assert len(pipeline.decode({"wav": encoded(tone())})) == 8000
+    with pytest.raises(BadSample, match=r"input\.resample is off \(8000 Hz\)"):
+        pipeline.decode({"wav": encoded(tone(rate=8000), rate=8000)})
+
+
+def announcing(field: int, value: int) -> bytes:
+    """A wav file whose header says something else at byte ``field``."""
+    content = bytearray(encoded(tone()))
+    content[field : field + 4] = struct.pack("<I", value)
+    return bytes(content)
+
+
+NAN = np.full(8000, 0.1)
+NAN[17] = np.nan
+INFINITE = np.full(8000, 0.1)
+INFINITE[17] = np.inf
+TOO_SHORT = "audio shorter than the feature encoder or input.min_seconds needs"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty audio"),
+        (b"no audio at all", "undecodable audio"),
+        (encoded(tone(), "FLAC")[:30], "undecodable audio"),
+        (encoded(NAN, subtype="FLOAT"), "audio with NaN or infinity"),
+        (encoded(INFINITE, subtype="FLOAT"), "audio with NaN or infinity"),
+        (encoded(np.zeros(0)), TOO_SHORT),
+        (encoded(np.zeros(0), rate=8000), TOO_SHORT),
+        (encoded(np.zeros(1)), TOO_SHORT),
+        (announcing(24, 2**31 - 1), "sampling rate outside 1000 to 400000 Hz"),
+        (announcing(24, 1), "sampling rate outside 1000 to 400000 Hz"),
+    ],
+    ids=range(10),
+)
+def test_bad_clips_are_told_apart(content: bytes, reason: str, pipeline: AudioPipeline) -> None:
+    with pytest.raises(BadSample) as caught:
+        pipeline.decode({"wav": content})
+    assert caught.value.reason == reason
+
+
+def test_the_shortest_clip_gives_a_frame_to_mask_and_one_to_see(pipeline: AudioPipeline) -> None:
+    shortest = pipeline.min_samples
+    assert frame_count(shortest, pipeline.conv_layers) == 2
+    assert frame_count(shortest - 1, pipeline.conv_layers) == 1
+    assert len(pipeline.decode({"wav": encoded(tone()[:shortest])})) == shortest
+    with pytest.raises(BadSample, match=f"{shortest - 1} samples, at least {shortest} needed"):
+        pipeline.decode({"wav": encoded(tone()[: shortest - 1])})
+
+
+def test_the_base_encoder_needs_720_samples(tiny_config: Make) -> None:
+    config = tiny_config("audio", encoder={"conv_layers": CONV_LAYERS})
+    pipeline = AudioPipeline(config)
+    assert (receptive_field(CONV_LAYERS), pipeline.min_samples) == (400, 720)
+    for length in (0, 1, 399, 400, 719):
+        with pytest.raises(BadSample, match=TOO_SHORT):
+            pipeline.decode({"wav": encoded(np.full(length, 0.1))})
+
+
+def test_min_seconds(tiny_config: Make) -> None:
+    pipeline = AudioPipeline(tiny_config("audio", input={"min_seconds": 0.25}))
+    assert len(pipeline.decode({"wav": encoded(tone(0.25))})) == 4000
+    with pytest.raises(BadSample, match=TOO_SHORT):
+        pipeline.decode({"wav": encoded(tone(0.2))})
+
+
+def test_long_clips_are_cropped_at_random_in_training_only(tiny_config: Make) -> None:
+    pipeline = AudioPipeline(tiny_config("audio", input={"max_seconds": 0.1, "normalize": False}))
+    raw = np.arange(8000, dtype=np.float32)
+    starts = [pipeline.augment(raw, np.random.default_rng(i))[0] for i in range(50)]
+    assert min(starts) < 1000
+    assert max(starts) > 5400
+    assert max(starts) <= 8000 - 1600
+    assert len(set(starts)) > 40
+    crop = pipeline.augment(raw, np.random.default_rng(3))
+    assert np.array_equal(crop, np.arange(starts[3], starts[3] + 1600))
+    assert np.array_equal(pipeline.plain(raw), raw[:1600])
+    assert np.array_equal(pipeline.augment(raw[:500], np.random.default_rng(0)), raw[:500])
+
+
+def test_a_huge_clip_is_read_up_to_a_limit(
+    pipeline: AudioPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "MAX_VALUES", 5000)
+    assert len(pipeline.decode({"wav": encoded(tone())})) == 5000
+    stereo = np.stack([tone(), tone()], axis=1)
+    assert len(pipeline.decode({"wav": encoded(stereo)})) == 2500
+
+
+def test_a_length_that_the_header_makes_up_does_no_harm(pipeline: AudioPipeline) -> None:
+    content = bytearray(encoded(tone(), "FLAC"))
+    content[21] |= 0x0F  # 2**36 - 1 samples
+    content[22:26] = b"\xff" * 4
+    with pytest.raises(BadSample, match="undecodable audio"):
+        pipeline.decode({"flac": bytes(content)})
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 3e38])
+def test_examples_have_zero_mean_and_unit_deviation(scale: float, pipeline: AudioPipeline) -> None:
+    raw = (scale * (tone() + 0.25)).astype(np.float32)
+    example = pipeline.plain(raw)
+    assert example.dtype == np.float32
+    assert example.mean() == pytest.approx(0, abs=1e-4)
+    assert example.std() == pytest.approx(1, abs=0.01)
+
+
+def test_silence_stays_silence(pipeline: AudioPipeline) -> None:
+    assert not pipeline.plain(np.full(8000, 0.3, dtype=np.float32)).any()
+
+
+def test_frame_count_is_what_the_convolutions_give(tiny_config: Make) -> None:
+    layers = [[4, 10, 5], [4, 3, 2], [4, 3, 3], [4, 2, 2]]
+    encoder = build_encoder(tiny_config("audio", encoder={"conv_layers": layers}))
+    for length in range(receptive_field(layers), 700):
+        frames = encoder.embed(torch.zeros(1, length), None).x.shape[1]
+        assert frame_count(length, layers) == frames
+        assert frame_count(torch.tensor([length]), layers).item() == frames
+    shorter = range(receptive_field(layers))
+    assert all(frame_count(length, layers) < 1 for length in shorter)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position_width", [10, 8])
+def test_a_row_is_encoded_as_if_alone(position_width: int, tiny_config: Make) -> None:
+    config = tiny_config("audio", encoder={"position_width": position_width})
+    encoder = build_encoder(config)
+    for parameter in encoder.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    lengths = torch.tensor([400, 207, 120])
+    inputs = torch.randn(3, 400)
+    inputs[torch.arange(400) >= lengths[:, None]] = 9.0  # must not matter
+    tokens = encoder.embed(inputs, lengths)
+    found = encoder.contextualise(tokens)
+    assert found.padding is not None
+    for row, length in enumerate(lengths.tolist()):
+        alone = encoder.contextualise(encoder.embed(inputs[row : row + 1, :length], None))
+        valid = ~found.padding[row]
+        assert valid.sum() == alone.x.shape[1]
+        torch.testing.assert_close(found.x[row, valid], alone.x[0], atol=1e-5, rtol=1e-4)
+
+
+def test_batches_tell_lengths_only_where_they_differ(pipeline: AudioPipeline) -> None:
+    examples = [np.ones(n, dtype=np.float32) for n in (500, 300)]
+    batch = pipeline.collate(examples, row_keys(0, np.arange(2)), ["a", "b"])
+    assert batch.inputs.shape == (2, 500)
+    assert not batch.inputs[1, 300:].any()
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [500, 300]
+    assert list(batch.keys) == ["a", "b"]
+    assert pipeline.collate(examples[:1], None).lengths is None
+    assert pipeline.collate(examples, None).masks is None
+
+
+def test_masks_leave_padding_alone_and_come_from_their_keys(tiny_config: Make) -> None:
+    pipeline = AudioPipeline(tiny_config("audio", mask={"equal_counts": False}))
+    examples = [np.ones(n, dtype=np.float32) for n in (2000, 700)]
+    keys = row_keys(0, np.arange(2))
+    masks = pipeline.collate(examples, keys).masks
+    assert masks is not None
+    frames = frame_count(700, pipeline.conv_layers)
+    assert masks.masked.shape == (2, frame_count(2000, pipeline.conv_layers))
+    assert not masks.masked[1, frames:].any()
+    assert masks.masked.any(dim=1).all()
+    alone = pipeline.collate(examples[1:], keys[1:]).masks
+    assert alone is not None
+    assert torch.equal(alone.masked[0], masks.masked[1, :frames])
+    others = pipeline.collate(examples, row_keys(1, np.arange(2))).masks
+    assert others is not None
+    assert not torch.equal(others.masked, masks.masked)
+
+
+def test_equal_counts(tiny_config: Make) -> None:
+    pipeline = AudioPipeline(tiny_config("audio", mask={"equal_counts": True}))
+    examples = [np.ones(n, dtype=np.float32) for n in (2000, 700, 1500)]
+    masks = pipeline.collate(examples, row_keys(0, np.arange(3))).masks
+    assert masks is not None
+    assert len(set(masks.masked.sum(1).tolist())) == 1
+    assert masks.weight.all()
+
+
+@pytest.mark.parametrize("length", [110, 400, 8000])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_the_baseline_is_finite(length: int, scale: float, pipeline: AudioPipeline) -> None:
+    features = pipeline.baseline((scale * tone()[:length]).astype(np.float32))
+    assert features.shape == (80,)
+    assert features.dtype == np.float32
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_the_spectrogram_peaks_at_the_tone(rate: int) -> None:
+    top = 2595 * np.log10(1 + rate / 2 / 700)
+    for hertz in (500.0, 1500.0, 3000.0):
+        bands = log_mel(tone(0.5, rate, hertz), rate)
+        expected = 2595 * np.log10(1 + hertz / 700) / top * 41 - 1
+        assert bands.shape[1] == 40
+        assert bands.mean(0).argmax() == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder": {"conv_layers": [[8, 10]]}}, r"encoder\.conv_layers: \[8, 10\]"),
+        ({"encoder": {"conv_layers": [[8, 10, 0]]}}, r"encoder\.conv_layers: \[8, 10, 0\]"),
+        ({"encoder": {"conv_layers": []}}, r"encoder\.conv_layers: \[\]"),
+        ({"encoder": {"position_groups": 5}}, r"encoder\.position_groups: 5.*model\.width 16"),
+        ({"encoder": {"position_groups": 0}}, r"encoder\.position_groups: 0"),
+        ({"encoder": {"position_depth": 0}}, r"encoder\.position_depth: 0"),
+        ({"mask": {"mask_prob": 1.0}}, r"mask\.mask_prob: 1\.0 would mask everything"),
+        ({"mask": {"mask_prob": 0.0}}, r"mask\.mask_prob: 0\.0 would mask nothing"),
+        ({"mask": {"mask_length": 0}}, r"mask\.mask_length: 0"),
+        ({"input": {"min_seconds": 9.0, "max_seconds": 3.0}}, r"input\.min_seconds: 9\.0.*3\.0"),
+        ({"input": {"max_seconds": 0.001}}, r"input\.max_seconds: 0\.001"),
+        ({"input": {"sampling_rate": 0}}, r"input\.sampling_rate: 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    changes: dict[str, Any], words: str, tiny_config: Make
+) -> None:
+    with pytest.raises(UserError, match=words):
+        tiny_config("audio", **changes)

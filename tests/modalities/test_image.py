@@ -1,0 +1,301 @@
+"""Images: bytes to upright RGB, augmentation, masks, relative positions."""
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import BadSample, UserError
+from selfdistill.masking import row_keys
+from selfdistill.modalities.image.data import ImagePipeline
+from selfdistill.modalities.image.encoder import ImageEncoder
+from selfdistill.types import Masks
+
+Make = Callable[..., RunConfig]
+ORIENTATION = 0x0112
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(width: int = 40, height: int = 30) -> Image.Image:
+    """Red rises to the right, green downwards."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, 0 * red + 90], axis=-1).astype(np.uint8))
+
+
+@pytest.fixture
+def pipeline(tiny_config: Make) -> ImagePipeline:
+    return ImagePipeline(tiny_config("image"))
+
+
+def decode(pipeline: ImagePipeline, content: bytes) -> np.ndarray:
+    image = pipeline.decode({"png": content})
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("PNG", 0), ("WEBP", 30), ("JPEG", 30)])
+def test_formats_decode(kind: str, error: int, pipeline: ImagePipeline) -> None:
+    found = decode(pipeline, encoded(picture(), kind))
+    assert np.abs(found - np.asarray(picture())).max() <= error
+
+
+def test_grey_is_repeated(pipeline: ImagePipeline) -> None:
+    grey = picture().getchannel(0)
+    found = decode(pipeline, encoded(grey))
+    assert (found == np.asarray(grey)[..., None]).all()
+
+
+def test_sixteen_bits_keep_their_range(pipeline: ImagePipeline) -> None:
+    values = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
+    found = decode(pipeline, encoded(Image.fromarray(values)))
+    assert np.array_equal(found[..., 0], values >> 8)
+
+
+def test_one_bit(pipeline: ImagePipeline) -> None:
+    assert set(np.unique(decode(pipeline, encoded(picture().convert("1"))))) == {0, 255}
+
+
+def test_palettes_are_looked_up(pipeline: ImagePipeline) -> None:
+    paletted = picture().quantize(64)
+    found = decode(pipeline, encoded(paletted))
+    assert np.array_equal(found, np.asarray(paletted.convert("RGB")))
+
+
+def test_transparency_is_put_on_white(pipeline: ImagePipeline) -> None:
+    image = picture().convert("RGBA")
+    alpha = np.full((30, 40), 255, dtype=np.uint8)
+    alpha[:15] = 0
+    image.putalpha(Image.fromarray(alpha))
+    found = decode(pipeline, encoded(image))
+    assert (found[:15] == 255).all()
+    assert np.array_equal(found[15:], np.asarray(picture())[15:])
+
+
+def test_a_transparent_palette_entry_is_put_on_white(pipeline: ImagePipeline) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([10, 20, 30, 200, 0, 0])
+    image.putpixel((0, 0), 0)
+    found = decode(pipeline, encoded(image, transparency=0))
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert found[1, 1].tolist() == [200, 0, 0]
+
+
+def test_cmyk_keeps_its_colours(pipeline: ImagePipeline) -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    found = decode(pipeline, encoded(image, "JPEG", quality=95))
+    assert np.abs(found - np.array([255, 0, 0])).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(1, None), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)],
+)
+def test_exif_rotation_is_undone(
+    orientation: int, turn: Image.Transpose | None, pipeline: ImagePipeline
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    found = decode(pipeline, encoded(picture(), exif=exif))
+    expected = picture() if turn is None else picture().transpose(turn)
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png_header(width: int, height: int) -> bytes:
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty image"),
+        (b"no image at all", "undecodable image"),
+        (encoded(picture())[:100], "undecodable image"),
+        (encoded(picture(), "JPEG")[:300], "undecodable image"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\0\0"), "undecodable image"),
+        (encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0"), None),
+        (encoded(picture(), "EPS"), "undecodable image"),
+        (encoded(picture(), "TIFF"), "undecodable image"),
+        (encoded(picture(1, 1)), "image of one pixel's width or height"),
+        (encoded(picture(40, 1)), "image of one pixel's width or height"),
+        (png_header(30_000, 30_000), "image over input.max_pixels"),
+        (png_header(10_001, 10_000), "image over input.max_pixels"),
+    ],
+    ids=range(12),
+)
+def test_bad_images_are_told_apart(
+    content: bytes, reason: str | None, pipeline: ImagePipeline
+) -> None:
+    if reason is None:
+        assert decode(pipeline, content).shape == (30, 40, 3)
+        return
+    with pytest.raises(BadSample) as caught:
+        decode(pipeline, content)
+    assert caught.value.reason == reason
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(
+    pipeline: ImagePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BadSample, match=r"input\.max_pixels"):
+        pipeline.decode({"png": png_header(10_001, 10_000)})
+
+
+def test_the_limit_is_the_config_s_and_pillow_s_is_left_alone(tiny_config: Make) -> None:
+    small = ImagePipeline(tiny_config("image", input={"max_pixels": 1199}))
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(BadSample, match=r"input\.max_pixels"):
+        decode(small, encoded(picture()))
+    assert before == Image.MAX_IMAGE_PIXELS
+    exact = ImagePipeline(tiny_config("image", input={"max_pixels": 1200}))
+    assert decode(exact, encoded(picture())).shape == (30, 40, 3)
+
+
+def test_a_sample_s_first_known_member_is_read(pipeline: ImagePipeline) -> None:
+    sample = {"png": b"broken", "jpg": encoded(picture(), "JPEG")}
+    assert pipeline.decode(sample).size == (40, 30)
+
+
+def test_augmentation_depends_on_its_generator_only(pipeline: ImagePipeline) -> None:
+    random.seed(1)
+    torch.manual_seed(1)
+    first = [pipeline.augment(picture(), np.random.default_rng(i)) for i in range(8)]
+    states = random.getstate(), torch.get_rng_state()
+    random.seed(2)
+    torch.manual_seed(2)
+    before = random.getstate(), torch.get_rng_state()
+    again = [pipeline.augment(picture(), np.random.default_rng(i)) for i in range(8)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({example.tobytes() for example in first}) == 8
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    random.seed(1)
+    torch.manual_seed(1)
+    assert states[0] == random.getstate()
+    assert torch.equal(states[1], torch.get_rng_state())
+
+
+def test_examples_are_normalised_pixels(tiny_config: Make) -> None:
+    config = tiny_config("image", input={"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0]})
+    pipeline = ImagePipeline(config)
+    white = Image.new("RGB", (64, 64), "white")
+    for example in (pipeline.plain(white), pipeline.augment(white, np.random.default_rng(0))):
+        assert example.shape == (3, 24, 32)
+        assert example.dtype == np.float32
+    plain = pipeline.plain(white)
+    assert plain.reshape(3, -1).mean(1) == pytest.approx([1.0, 3.0, 1.0])
+    assert plain.std() == pytest.approx(plain[:, 0, 0].std(), abs=1e-5)
+
+
+def test_masks_have_their_count_and_come_from_their_keys(tiny_config: Make) -> None:
+    config = tiny_config("image", input={"size": [112, 112]}, mask={"num_patches": 90})
+    pipeline = ImagePipeline(config)
+    examples, keys = [np.zeros((3, 112, 112), dtype=np.float32)] * 32, row_keys(0, np.arange(32))
+    batch = pipeline.collate(examples, keys, [str(i) for i in range(32)])
+    assert batch.masks is not None
+    counts = batch.masks.masked.sum(1)
+    assert batch.masks.masked.shape == (32, 196)
+    assert counts.max() <= 90
+    assert counts.float().mean() > 87
+    assert torch.equal(counts, batch.masks.weight.sum(1).long())
+    alone = pipeline.collate(examples[:1], keys[5:6]).masks
+    others = pipeline.collate(examples, row_keys(1, np.arange(32))).masks
+    assert alone is not None
+    assert others is not None
+    assert torch.equal(alone.masked[0], batch.masks.masked[5])
+    assert not torch.equal(others.masked, batch.masks.masked)
+    assert pipeline.collate(examples, None).masks is None
+    assert batch.lengths is None
+
+
+def test_the_baseline_is_the_pixels(pipeline: ImagePipeline) -> None:
+    example = pipeline.plain(picture())
+    assert np.array_equal(pipeline.baseline(example), example.ravel())
+
+
+def build_encoder(config: RunConfig) -> ImageEncoder:
+    torch.manual_seed(0)
+    return ImageEncoder(config.encoder, config.model, config.input, config.compat)
+
+
+@torch.no_grad()
+def test_patches_go_row_by_row_behind_the_class_token(tiny_config: Make) -> None:
+    encoder = build_encoder(tiny_config("image"))
+    pixels = torch.zeros(1, 3, 24, 32)
+    pixels[..., 8:16, 24:32] = 1.0  # second row, fourth column
+    local = encoder.embed(pixels, None).x
+    changed = (local - encoder.embed(torch.zeros_like(pixels), None).x).abs().sum(-1)
+    assert changed[0].nonzero().flatten().tolist() == [7]
+    masks = Masks.from_bool((torch.arange(12) == 7)[None])
+    filled = encoder.fill(encoder.embed(pixels, None), masks)
+    assert torch.equal(filled.x[0, 7], encoder.mask_token[0, 0])
+    whole = encoder.contextualise(filled).x
+    assert whole.shape == (1, 13, 16)
+    assert torch.equal(whole[0, 0], encoder.class_token[0, 0])
+    assert torch.equal(whole[:, 1:], filled.x)
+
+
+@torch.no_grad()
+def test_relative_positions_on_a_grid_that_is_not_square(tiny_config: Make) -> None:
+    """BEiT's index: (row difference, column difference), then three for the class token."""
+    encoder = build_encoder(tiny_config("image"))
+    height, width = 3, 4
+    table = encoder.relative_bias.relative_position_bias_table
+    rows = (2 * height - 1) * (2 * width - 1)
+    assert table.shape == (rows + 3, 4)
+    table.copy_(torch.arange(float(table.numel())).view(table.shape))
+    bias = encoder.attention_bias()
+    assert bias.shape == (1, 4, 13, 13)
+    for i in range(12):
+        for j in range(12):
+            down = i // width - j // width + height - 1
+            right = i % width - j % width + width - 1
+            assert torch.equal(bias[0, :, i + 1, j + 1], table[down * (2 * width - 1) + right])
+    assert torch.equal(bias[0, :, 0, 1:], table[rows][:, None].expand(4, 12))
+    assert torch.equal(bias[0, :, 1:, 0], table[rows + 1][:, None].expand(4, 12))
+    assert torch.equal(bias[0, :, 0, 0], table[rows + 2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input": {"size": [24, 30]}}, r"input\.size: \[24, 30\].*encoder\.patch_size 8"),
+        ({"input": {"size": [24]}}, r"input\.size: \[24\]"),
+        ({"input": {"size": [0, 24]}}, r"input\.size: \[0, 24\]"),
+        ({"encoder": {"patch_size": 0}}, r"encoder\.patch_size: 0"),
+        ({"mask": {"num_patches": 12}}, r"mask\.num_patches: 12 of 12 patches.*1 to 11"),
+        ({"mask": {"num_patches": 0}}, r"mask\.num_patches: 0 of 12"),
+        ({"mask": {"min_aspect": 0.0}}, r"mask\.min_aspect: 0\.0"),
+        ({"mask": {"min_aspect": 1.5}}, r"mask\.min_aspect: 1\.5"),
+        ({"mask": {"min_block": 0}}, r"mask\.min_block: 0"),
+        ({"mask": {"max_block": -1}}, r"mask\.max_block: -1"),
+        ({"input": {"crop_scale": [0.5, 0.1]}}, r"input\.crop_scale: \(0\.5, 0\.1\)"),
+        ({"input": {"crop_ratio": [0.0, 1.0]}}, r"input\.crop_ratio: \(0\.0, 1\.0\)"),
+        ({"input": {"std": [0.2, 0.2, 0.0]}}, r"input\.std: \(0\.2, 0\.2, 0\.0\)"),
+        ({"input": {"flip": 1.5}}, r"input\.flip: 1\.5"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    changes: dict[str, Any], words: str, tiny_config: Make
+) -> None:
+    with pytest.raises(UserError, match=words):
+        tiny_config("image", **changes)

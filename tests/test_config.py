@@ -1,0 +1,267 @@
+"""The config: strict keys and types, ranges, nothing but plain values, and the way back."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfdistill.config import RunConfig, build_config, dump_config, load_config
+from selfdistill.errors import UserError
+from selfdistill.modalities.base import load_modality
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., RunConfig]:
+    """(YAML text, overrides) to a config."""
+
+    def load(text: str, *overrides: str) -> RunConfig:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, overrides, load_modality)
+
+    return load
+
+
+TEXT = "modality: text\nrun_dir: somewhere\n"
+
+
+def refused(load: Callable[..., RunConfig], text: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(text, *overrides)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_then_file_then_overrides(load: Make) -> None:
+    text = TEXT + "model: {width: 64, heads: 8, depth: 8}\noptim: {lr: 1e-4, betas: [0.9, 0.95]}\n"
+    config = load(text, "model.depth=10", "optim.lr=2e-3", "train.precision=bf16", "seed=7")
+    assert (config.model.width, config.model.depth, config.model.mlp_ratio) == (64, 10, 4.0)
+    assert config.optim.lr == 2e-3
+    assert config.optim.betas == (0.9, 0.95)
+    assert config.train.precision == "bf16"
+    assert (config.seed, config.modality, config.run_dir) == (7, "text", "somewhere")
+    assert config.encoder == load_modality("text").encoder_config()
+
+
+def test_overrides_reach_lists_and_the_modality_s_sections(load: Make) -> None:
+    config = load(
+        TEXT,
+        "data.train=[a.tar,b.tar]",
+        "input.max_tokens=32",
+        "objective.layer_norms=[instance,layer]",
+        "eval.tasks.topic.train=[t.tar]",
+    )
+    assert config.data.train == ["a.tar", "b.tar"]
+    assert config.input.max_tokens == 32
+    assert config.objective.layer_norms == ["instance", "layer"]
+    assert config.eval.tasks["topic"].train == ["t.tar"]
+
+
+@pytest.mark.parametrize("override", ["optim.lr", "--optim.lr=3", "-s=3", "=3", "model..width=3"])
+def test_what_is_no_override_is_refused(override: str, load: Make) -> None:
+    refused(load, TEXT, override)
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "text"])
+def test_a_dumped_config_reads_back_equal(modality: str, load: Make, tiny_config: Make) -> None:
+    for config in (
+        tiny_config(modality),
+        tiny_config(
+            modality,
+            seed=3,
+            run_dir="a folder/\u00fc: #1",
+            optim={"betas": [0.5, 0.75], "lr": 1e-7},
+            objective={"loss_scale": 0.125, "target_layers": [0, 2]},
+            eval={"tasks": {"one": {"train": ["a"], "test": ["b"]}}},
+        ),
+    ):
+        again = load(dump_config(config))
+        assert again == config
+        assert asdict(again) == asdict(config)
+        assert dump_config(again) == dump_config(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "nearest"),
+    [
+        ("optimiser: {lr: 1.0}", "optimiser", "optim"),
+        ("optim: {learning_rat: 1.0}", "optim.learning_rat", ""),
+        ("optim: {warmup_step: 1}", "optim.warmup_step", "optim.warmup_steps"),
+        ("model: {dept: 1}", "model.dept", "model.depth"),
+        ("input: {max_token: 9}", "input.max_token", "input.max_tokens"),
+        ("mask: {mask_probability: 0.3}", "mask.mask_probability", "mask.mask_prob"),
+        ("encoder: {conv_layers: []}", "encoder.conv_layers", "encoder."),
+        ("7: 8", "7", ""),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest(
+    given: str, key: str, nearest: str, load: Make
+) -> None:
+    start = f"{key}: no such key; the nearest valid one is {nearest}"
+    assert refused(load, TEXT + given).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("model: {width: wide}", "model.width"),
+        ("model: {width: 64.5}", "model.width"),
+        ("model: {norm_order: middle}", "model.norm_order"),
+        ("model: {key_bias: perhaps}", "model.key_bias"),
+        ("optim: {lr: fast}", "optim.lr"),
+        ("optim: {betas: [0.9, high]}", "optim.betas"),
+        ("optim: {betas: [0.9]}", "optim.betas"),
+        ("optim: {betas: [0.9, 0.99, 0.999]}", "optim.betas"),
+        ("objective: {layer_norms: [instance, group]}", "objective.layer_norms"),
+        ("objective: {layer_norms: layer}", "objective.layer_norms"),
+        ("objective: {target_layers: [one]}", "objective.target_layers"),
+        ("train: {precision: fp8}", "train.precision"),
+        ("data: {train: 3}", "data.train"),
+        ("model: 3", "model"),
+        ("model: [1]", "model"),
+        ("model: null", "model"),
+        ("model: {depth: null}", "model.depth"),
+        ("seed: [1]", "seed"),
+        ("eval: {tasks: {one: {trian: [a]}}}", "eval.tasks.one"),
+        ("eval: {tasks: {one: 3}}", "eval.tasks"),
+    ],
+)
+def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
+    assert refused(load, TEXT + given).startswith(key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1, 2]",
+        "modality: [text",
+        "modality: text\nrun_dir: !!python/object/apply:os.system ['true']",
+        "modality: text\nrun_dir: !!python/name:os.system",
+        "run_dir: somewhere",
+        "modality: 3\nrun_dir: somewhere",
+        "modality: smell\nrun_dir: somewhere",
+        "modality: text",
+        "modality: text\nrun_dir: ''",
+    ],
+    ids=range(10),
+)
+def test_files_that_are_no_config_are_refused(text: str, load: Make) -> None:
+    refused(load, text)
+
+
+def test_tags_are_not_executed(load: Make, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    text = TEXT + f"seed: !!python/object/apply:pathlib.Path.touch ['{canary}']"
+    assert "is not plain YAML" in refused(load, text)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "${run_dir}", "runs/${seed}", "${", "${x:${y}}"]
+)
+def test_interpolation_is_refused(value: str, load: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "a-secret")
+    for message in (
+        refused(load, f"modality: text\nrun_dir: '{value}'"),
+        refused(load, TEXT, f"run_dir={value}"),
+        refused(load, TEXT + f"data: {{train: ['{value}']}}"),
+    ):
+        assert "a-secret" not in message
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UserError, match="config: cannot read"):
+            load_config(path, [], load_modality)
+    (tmp_path / "latin.yaml").write_bytes(b"run_dir: gr\xfc\xdfe")
+    with pytest.raises(UserError, match="is not plain YAML"):
+        load_config(tmp_path / "latin.yaml", [], load_modality)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "width", 0),
+        ("model", "depth", -1),
+        ("model", "heads", 0),
+        ("model", "heads", 3),  # does not divide 16
+        ("model", "mlp_ratio", 0.0),
+        ("model", "norm_eps", -1e-5),
+        ("model", "dropout", 1.0),
+        ("model", "attention_dropout", -0.1),
+        ("model", "activation_dropout", 1.5),
+        ("model", "drop_path", 1.0),
+        ("model", "layer_drop", float("nan")),
+        ("model", "layer_scale", -1.0),
+        ("objective", "average_top_k_layers", 0),
+        ("objective", "average_top_k_layers", 4),  # of 3
+        ("objective", "target_layers", [0, 3]),
+        ("objective", "target_layers", [-1]),
+        ("objective", "loss_beta", -0.5),
+        ("objective", "loss_scale", "sum"),
+        ("objective", "head_layers", 0),
+        ("teacher", "ema_decay", 1.01),
+        ("teacher", "ema_end_decay", -0.1),
+        ("teacher", "ema_anneal_end_step", -1),
+        ("optim", "lr", 0.0),
+        ("optim", "lr", -1e-3),
+        ("optim", "lr", float("nan")),
+        ("optim", "lr", float("inf")),
+        ("optim", "min_lr", -1.0),
+        ("optim", "betas", [0.9, 1.0]),
+        ("optim", "eps", -1.0),
+        ("optim", "weight_decay", -0.1),
+        ("optim", "warmup_steps", -1),
+        ("optim", "warmup_steps", 400_001),
+        ("optim", "clip_norm", -1.0),
+        ("train", "steps", 0),
+        ("train", "batch_size", 0),
+        ("train", "accumulate", 3),  # of 256
+        ("data", "workers", -1),
+        ("data", "max_bad_share", -0.1),
+        ("checkpoint", "every", 0),
+        ("checkpoint", "keep", 0),
+        ("log", "every", 0),
+        ("eval", "every", -1),
+        ("eval", "neighbours", 0),
+        ("guard", "max_nonfinite", 0),
+    ],
+)
+def test_values_out_of_range_are_named(
+    section: str, key: str, value: Any, tiny_config: Make
+) -> None:
+    named = "train.batch_size" if key == "accumulate" else f"{section}.{key}"
+    with pytest.raises(UserError) as caught:
+        tiny_config("text", **{section: {key: value}})
+    assert str(caught.value).startswith(f"{named}: ")
+
+
+def test_a_mask_of_everything_is_refused_for_each_modality(tiny_config: Make) -> None:
+    for modality, mask in (
+        ("audio", {"mask_prob": 1.0}),
+        ("text", {"mask_prob": 1.0}),
+        ("image", {"num_patches": 12}),
+    ):
+        with pytest.raises(UserError, match=r"^mask\."):
+            tiny_config(modality, mask=mask)
+
+
+def test_configs_cannot_be_changed(tiny_config: Make) -> None:
+    config = tiny_config("text")
+    with pytest.raises(AttributeError):
+        config.seed = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        config.optim.lr = 3.0  # type: ignore[misc]
+
+
+def test_plain_values_are_enough() -> None:
+    config = build_config({"modality": "audio", "run_dir": "x"}, load_modality)
+    assert config.model.width == 768
+    assert type(config.encoder).__name__ == "AudioEncoderConfig"

@@ -41,7 +41,7 @@ class Interval:
         """
         for output in outputs:
             fresh = (output.targets, output.predictions)
-            masked = torch.stack([output.count, output.count / output.masked_share]).double()
+            masked = torch.stack([output.tokens, output.tokens / output.masked_share]).double()
             if self._moments is None or self._masked is None:
                 self._moments, self._masked = fresh, masked
             else:

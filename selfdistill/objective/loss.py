@@ -63,10 +63,10 @@ class Moments(NamedTuple):
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
     def covariance(self) -> Tensor:
-        """Biased covariance [D, D], float64."""
+        """Unbiased covariance [D, D], float64."""
         size = self.size.double().clamp(min=1)
         mean = self.total.double() / size
-        return self.outer.double() / size - mean.outer(mean)
+        return (self.outer.double() - size * mean.outer(mean)) / (size - 1).clamp(min=1)
 
     def std(self) -> float:
         """Mean over channels of the deviation, sqrt(variance + 1e-6) as fairseq logs it."""

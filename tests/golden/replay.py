@@ -302,6 +302,9 @@ def replay_forward(rec: Recording, model: Data2Vec, batch: Batch, report: Report
                 theirs = theirs[:, : mine.shape[1]]  # fairseq adds a frame for speed
             report.add(f"out.{name}", mine, theirs, kind)
     step = model(batch)
+    for name, moments in (("target_var", step.targets), ("pred_var", step.predictions)):
+        if name in out:  # despite the name, a deviation
+            report.add(f"out.{name}", torch.tensor(moments.std()), out[name], tolerances.forward)
     if "sample_size" in out:
         report.exact("out.sample_size", step.tokens, out["sample_size"])
         report.add("out.loss", step.loss, out["loss"], tolerances.loss, "each")

@@ -49,6 +49,7 @@ def parse_conv_layers(text: str) -> list[list[int]]:
 def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of ours for a fairseq model config."""
     require(config, "extractor_mode", "layer_norm", "the feature encoder has layer norm only")
+    require(config, "feature_grad_mult", 1.0, "the feature encoder's gradient is not scaled")
     require(config, "layer_norm_first", False, "the original's pre-norm audio model differs")
     require(config, "layer_type", "transformer", "the blocks are Transformer blocks")
     require(config, "ema_transformer_only", True, "the teacher shares the feature encoder")

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pretrain(options: argparse.Namespace) -> None:
     # torch takes seconds to import; a typing error should not
-    from selfdistill.config import load_config
+    from selfdistill.config_file import load_config
     from selfdistill.modalities.base import load_modality
     from selfdistill.pretrain import pretrain
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from selfdistill.config import RunConfig, build_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import build_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import Modality, OriginalFormat, load_modality, modality_names
 from selfdistill.objective.data2vec import Data2Vec

@@ -10,7 +10,8 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from selfdistill.config import RunConfig, dump_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import dump_config
 from selfdistill.data.loader import dead_workers_explained, training_batches
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve

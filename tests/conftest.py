@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from selfdistill.config import RunConfig, build_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import build_config
 from selfdistill.modalities.base import load_modality
 
 MODEL = {"width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2.0}

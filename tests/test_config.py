@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfdistill.config import RunConfig, build_config, dump_config, load_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import build_config, dump_config, load_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 

@@ -10,7 +10,8 @@ import torch
 from timm.models.beit import Beit
 from torch import nn
 
-from selfdistill.config import RunConfig, dump_config, load_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import dump_config, load_config
 from selfdistill.data.shards import resolve
 from selfdistill.engine.optim import build_scheduler
 from selfdistill.errors import UserError

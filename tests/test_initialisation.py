@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from selfdistill.config import RunConfig, load_config
+from selfdistill.config import RunConfig
+from selfdistill.config_file import load_config
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.renaming import to_theirs

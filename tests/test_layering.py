@@ -9,7 +9,17 @@ import pytest
 import selfdistill
 
 FLOORS = [
-    {"__init__", "errors", "types", "config", "schedules", "masking", "renaming"},
+    {
+        "__init__",
+        "errors",
+        "types",
+        "config",
+        "config_file",
+        "config_limits",
+        "schedules",
+        "masking",
+        "renaming",
+    },
     {"models", "data"},
     {"modalities"},
     {"objective"},

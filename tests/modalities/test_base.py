@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfdistill.config import CompatConfig, ModelConfig, RunConfig, build_config
+from selfdistill.config import CompatConfig, ModelConfig, RunConfig
+from selfdistill.config_file import build_config
 from selfdistill.engine.optim import build_optimizer
 from selfdistill.errors import UserError
 from selfdistill.masking import row_keys, span_masks

@@ -1,0 +1,147 @@
+"""From a YAML file and key=value overrides to a checked config, and back."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, field, make_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from selfdistill.config import RunConfig
+from selfdistill.config_limits import check
+from selfdistill.errors import UserError
+
+
+class Sections(Protocol):
+    """What a modality says about its sections of the config."""
+
+    @property
+    def encoder_config(self) -> type: ...
+
+    @property
+    def mask_config(self) -> type: ...
+
+    @property
+    def input_config(self) -> type: ...
+
+    @property
+    def check(self) -> Callable[[RunConfig], None]: ...
+
+
+def load_config(
+    path: Path, overrides: Sequence[str], sections: Callable[[str], Sections]
+) -> RunConfig:
+    """Defaults, then the YAML file, then ``key=value`` overrides.
+
+    Args:
+        path: a YAML file of plain values (tags and interpolation are refused).
+        overrides: such as ``optim.lr=1e-3``.
+        sections: finds the modality's sections by its name.
+
+    Raises:
+        UserError: no such file, an unknown key (with the nearest valid one), a wrong type, or
+            values that contradict each other.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"config: {path} is not plain YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"config: {path} holds no sections")
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
+    given = _plain(lambda: OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides))))
+    return build_config(given, sections)
+
+
+def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunConfig:
+    """The checked config of nested plain values; see ``load_config``."""
+    if not isinstance(given.get("modality"), str):
+        raise UserError("modality: missing; write modality: image, audio or text")
+    modality = sections(given["modality"])
+    own = [
+        ("encoder", modality.encoder_config, field(default_factory=modality.encoder_config)),
+        ("mask", modality.mask_config, field(default_factory=modality.mask_config)),
+        ("input", modality.input_config, field(default_factory=modality.input_config)),
+        ("run_dir", str, field(default="")),
+    ]
+    schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
+    _refuse_interpolation(given, "")
+    _refuse_unknown(given, OmegaConf.to_container(schema), "")
+    _refuse_misfits(schema, given, "")
+    merged = _plain(lambda: OmegaConf.merge(schema, given), to_objects=True)
+    config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
+    check(config)
+    modality.check(config)
+    return config
+
+
+def _plain(merge: Callable[[], Any], to_objects: bool = False) -> Any:
+    try:
+        merged = merge()
+        return OmegaConf.to_object(merged) if to_objects else OmegaConf.to_container(merged)
+    except OmegaConfBaseException as error:
+        first = str(error).strip().splitlines()[0]
+        key = getattr(error, "full_key", None) or "config"
+        raise UserError(f"{key}: {first}") from error
+
+
+def _refuse_interpolation(value: Any, key: str) -> None:
+    """A resolved config is saved and logged: it must not pull in the environment."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _refuse_interpolation(part, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for part in value:
+            _refuse_interpolation(part, key)
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}: '{value}' interpolates; write the value itself")
+
+
+def _refuse_unknown(given: dict[str, Any], known: Any, prefix: str) -> None:
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        if name not in known:
+            near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.0)
+            raise UserError(f"{key}: no such key; the nearest valid one is {prefix}{near[0]}")
+        # tasks are named by the user
+        if isinstance(value, dict) and isinstance(known[name], dict) and known[name]:
+            _refuse_unknown(value, known[name], f"{key}.")
+
+
+def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
+    """Name the key of a wrong type where OmegaConf does not."""
+    for name, value in given.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and isinstance(schema[name], DictConfig) and schema[name]:
+            _refuse_misfits(schema[name], value, f"{key}.")
+            continue
+        try:
+            OmegaConf.merge(schema, {name: value})
+        except (OmegaConfBaseException, TypeError) as error:
+            first = str(error).strip().splitlines()[0]
+            # of a member of a tuple OmegaConf tells placeholders only
+            first = first.replace("Value '$VALUE' of type '$VALUE_TYPE'", "a member")
+            full = getattr(error, "full_key", None) or key
+            raise UserError(
+                f"{full if full.startswith(key) else key}: {value!r} does not fit: {first}"
+            ) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The config as YAML that ``load_config`` reads back."""
+    return yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(part) for key, part in value.items()}
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,126 @@
+"""Values of the config that are out of range or contradict each other."""
+
+from functools import reduce
+from math import inf
+from typing import Any
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import UserError
+
+AT_LEAST_ONE = (
+    "model.width",
+    "model.depth",
+    "model.heads",
+    "objective.head_layers",
+    "guard.max_nonfinite",
+    "guard.patience",
+    "train.steps",
+    "train.batch_size",
+    "train.accumulate",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.every",
+    "eval.few_shot_labels",
+    "eval.few_shot_draws",
+    "eval.neighbours",
+    "eval.batch_size",
+)
+NOT_NEGATIVE = (
+    "seed",
+    "model.norm_eps",
+    "model.layer_scale",
+    "objective.loss_beta",
+    "teacher.ema_anneal_end_step",
+    "guard.after_steps",
+    "guard.min_target_std",
+    "guard.min_prediction_std",
+    "guard.min_relative_std",
+    "guard.min_relative_rank",
+    "optim.min_lr",
+    "optim.eps",
+    "optim.weight_decay",
+    "optim.warmup_steps",
+    "optim.clip_norm",
+    "data.workers",
+    "eval.every",
+)
+POSITIVE = ("model.mlp_ratio", "optim.lr")
+SHARES = (
+    "model.dropout",
+    "model.attention_dropout",
+    "model.activation_dropout",
+    "model.drop_path",
+    "model.layer_drop",
+)
+UP_TO_ONE = ("teacher.ema_decay", "teacher.ema_end_decay", "data.max_bad_share")
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        UserError: naming the key, the value, and what to do.
+    """
+    if not config.run_dir:
+        raise UserError("run_dir: is empty; say where the run is to be kept")
+    for keys, fine, rule in (
+        (AT_LEAST_ONE, lambda n: n >= 1, "must be 1 or more"),
+        (NOT_NEGATIVE, lambda n: 0 <= n < inf, "must not be negative"),
+        (POSITIVE, lambda n: 0 < n < inf, "must be finite and more than 0"),
+        (SHARES, lambda n: 0 <= n < 1, "must be at least 0 and less than 1"),
+        (UP_TO_ONE, lambda n: 0 <= n <= 1, "must be between 0 and 1"),
+        (("optim.betas",), lambda b: 0 <= min(b) <= max(b) < 1, "must be at least 0, below 1"),
+    ):
+        for key in keys:
+            _need(fine(_value(config, key)), config, key, rule)
+    _check_contradictions(config)
+
+
+def _check_contradictions(config: RunConfig) -> None:
+    model, objective, train = config.model, config.objective, config.train
+    _need(
+        model.width % model.heads == 0,
+        config,
+        "model.heads",
+        f"does not divide model.width {model.width}",
+    )
+    _need(
+        1 <= objective.average_top_k_layers <= model.depth,
+        config,
+        "objective.average_top_k_layers",
+        f"must be between 1 and model.depth {model.depth}",
+    )
+    _need(
+        all(0 <= layer < model.depth for layer in objective.target_layers),
+        config,
+        "objective.target_layers",
+        f"must lie between 0 and {model.depth - 1}",
+    )
+    _need(
+        not isinstance(objective.loss_scale, str)
+        or objective.loss_scale in ("rsqrt_width", "mean"),
+        config,
+        "objective.loss_scale",
+        "must be rsqrt_width, mean or a number",
+    )
+    _need(
+        config.optim.warmup_steps <= train.steps,
+        config,
+        "optim.warmup_steps",
+        f"is more than train.steps {train.steps}",
+    )
+    _need(
+        train.batch_size % train.accumulate == 0,
+        config,
+        "train.batch_size",
+        f"is not a multiple of train.accumulate {train.accumulate}",
+    )
+
+
+def _value(config: RunConfig, key: str) -> Any:
+    return reduce(getattr, key.split("."), config)
+
+
+def _need(fine: bool, config: RunConfig, key: str, rule: str) -> None:
+    if not fine:
+        raise UserError(f"{key}: {_value(config, key)} {rule}")

@@ -15,6 +15,7 @@ CENTRES = 3 * np.eye(WIDTH, dtype=np.float32)
 
 class VectorPipeline(InputPipeline):
     extensions = ("vec",)
+    baseline_name = "vectors"
 
     def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
         return np.frombuffer(sample["vec"], dtype=np.float32).reshape(-1, WIDTH)

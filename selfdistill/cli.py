@@ -1,28 +1,36 @@
 """The command line: ``selfdistill`` and ``python -m selfdistill``."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfdistill.errors import SelfdistillError
+from selfdistill.errors import DataBudgetError, SelfdistillError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
     options = _parser().parse_args(argv)
-    # every process of a run has the same warnings and errors; one says them
+    # every process of a run has the same warnings and most errors; one says them
     first = os.environ.get("RANK", "0") == "0"
     level = logging.WARNING if first else logging.CRITICAL
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         options.run(options)
     except SelfdistillError as error:
-        if first:
+        if first or type(error) in (SelfdistillError, DataBudgetError):
             print(f"selfdistill: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"selfdistill: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return SelfdistillError.exit_code
     return 0
 
 

@@ -1,6 +1,5 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from selfdistill.data.shards import ShardSet, resolve
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.optim import check_schedule
-from selfdistill.engine.run_dir import RunDir, compare_configs, write_atomically
+from selfdistill.engine.run_dir import RunDir, compare_configs
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError
-from selfdistill.modalities.backbone import Backbone, build_backbone
-from selfdistill.modalities.base import Modality, load_modality
+from selfdistill.evaluation import Evaluation
+from selfdistill.initial_weights import load_initial_weights
+from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.probes.evaluate import Evaluator
-from selfdistill.probes.table import render
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +80,8 @@ def _run(
     shards = ShardSet(resolve(config.data.train), pipeline.extensions)
     torch.manual_seed(config.seed)
     model = Data2Vec(modality, config)
+    if config.init_from and resumed is None:
+        load_initial_weights(model, Path(config.init_from))
     checkpointer = writer = checkpoint = None
     if run_dir is not None:
         checkpointer = Checkpointer(run_dir.checkpoints, config.checkpoint.keep)
@@ -122,7 +122,7 @@ def _fit(
     shards: ShardSet,
     pipeline: InputPipeline,
     trainer: Trainer,
-    evaluation: "Evaluation",
+    evaluation: Evaluation,
 ) -> None:
     with dead_workers_explained():
         batches = training_batches(
@@ -183,86 +183,7 @@ def _announce(
 ) -> None:
     millions = sum(p.numel() for p in model.student.parameters()) / 1e6
     progress.log(
-        f"pretraining a {config.modality} encoder of {millions:.2f} M parameters on "
+        f"pretraining an encoder of {millions:.2f} M parameters for {config.modality} on "
         f"{len(shards)} samples for {config.train.steps} steps of {config.train.batch_size}; "
         f"everything is kept in {run_dir.path}"
     )
-
-
-class Evaluation:
-    """The probes of a run: called by the trainer, on the main process only.
-
-    The last result is kept in ``RUN/eval.json``.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        modality: Modality,
-        pipeline: InputPipeline,
-        trainer: Trainer,
-        run_dir: RunDir | None,
-        progress: Progress,
-    ) -> None:
-        self.config = config
-        self.modality = modality
-        self.trainer = trainer
-        self.run_dir = run_dir
-        self.progress = progress
-        self.evaluator = Evaluator(config, pipeline) if config.eval.tasks else None
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """Evaluate after ``step`` steps; returns what is to be logged."""
-        scalars = self._evaluate(step)
-        self.trainer.accelerator.wait_for_everyone()
-        return scalars
-
-    def check(self) -> None:
-        """Refuse labelled sets that cannot be used, before any time is spent on training."""
-        if self.evaluator is not None and self.run_dir is not None:
-            self.evaluator.check()
-
-    def make_up_for(self) -> None:
-        """Evaluate a run that was killed between its last checkpoint and the end."""
-        step = self.trainer.step_count
-        if self.run_dir is not None and self._last().get("step") != step:
-            scalars = self._evaluate(step)
-            if self.trainer.writer is not None and scalars:
-                self.trainer.writer.write(step, scalars)
-
-    def _evaluate(self, step: int) -> dict[str, float]:
-        if self.evaluator is None or self.run_dir is None:
-            return {}
-        self.progress.log(f"evaluating frozen features after {step} steps")
-        untrained = None if self.evaluator.baselines else self._untrained()
-        result = self.evaluator.evaluate(untrained, self.trainer.plain_model.student)
-        write_atomically(self.run_dir.eval_path, json.dumps({**result, "step": step}, indent=2))
-        found = result[self.config.modality]
-        linear = found["linear"]
-        self.trainer.collapse.check_accuracy(step, linear, 2 * linear["standard_error"]["trained"])
-        return {
-            f"eval/{task}/{probe}": scores[probe]["trained"]
-            for task, scores in found["tasks"].items()
-            for probe in ("linear", "few_shot", "knn")
-        }
-
-    def _untrained(self) -> Backbone:
-        """The encoder as it was before the first step."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            untrained = build_backbone(self.modality, self.config)
-        return untrained.to(self.trainer.accelerator.device)
-
-    def show(self) -> None:
-        """Print the table of the last evaluation."""
-        result = self._last()
-        if self.run_dir is not None and result:
-            del result["step"]
-            print(f"{render(result)}\n\nwritten to {self.run_dir.eval_path}", flush=True)
-
-    def _last(self) -> dict[str, Any]:
-        """The last evaluation; nothing on processes other than the main one."""
-        if self.run_dir is None or not self.run_dir.eval_path.exists():
-            return {}
-        found: dict[str, Any] = json.loads(self.run_dir.eval_path.read_text(encoding="utf-8"))
-        return found

@@ -24,7 +24,7 @@ FLOORS = [
     {"modalities"},
     {"objective"},
     {"engine", "probes", "originals"},
-    {"pretrain", "cli", "__main__", "initial_weights", "samples"},
+    {"pretrain", "cli", "__main__", "initial_weights", "evaluation", "samples"},
 ]
 ROOT = Path(selfdistill.__file__).parent
 FILES = {

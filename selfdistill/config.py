@@ -78,10 +78,13 @@ class GuardConfig:
     after_steps: int = 5_000
     min_target_std: float = 0.1
     min_prediction_std: float = 0.01
-    min_relative_std: float = 0.0
+    min_relative_std: float = 0.1
     """Stop when the targets' deviation falls below this share of the untrained teacher's."""
-    min_relative_rank: float = 0.0
+    min_relative_rank: float = 0.1
     """Stop when the targets' effective rank falls below this share of the untrained teacher's."""
+    min_predicted_share: float = 0.05
+    """Stop when the predictions' deviation falls below this share of the targets': the square of
+    it is about the share of the targets' variance that the student predicts."""
     patience: int = 3
     """Logging intervals in a row that must agree."""
     max_nonfinite: int = 5

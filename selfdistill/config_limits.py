@@ -36,6 +36,7 @@ NOT_NEGATIVE = (
     "guard.min_prediction_std",
     "guard.min_relative_std",
     "guard.min_relative_rank",
+    "guard.min_predicted_share",
     "optim.min_lr",
     "optim.eps",
     "optim.weight_decay",

@@ -64,6 +64,12 @@ class CollapseGuard:
                 f"guard.min_relative_rank {config.min_relative_rank} of the untrained teacher's "
                 f"{start['target_rank']:.1f}",
             ),
+            (
+                "prediction_std",
+                config.min_predicted_share * values["target_std"],
+                f"guard.min_predicted_share {config.min_predicted_share} of the targets' "
+                f"{values['target_std']:.3f}",
+            ),
         ]
         return [
             f"{NAMES[key]} fell to {values[key]:.3f}, below {limit:.3f} ({why})"

@@ -170,7 +170,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "ema_decay": ema_decay(step, config.teacher, config.compat.ema_epoch_steps),
             "samples_per_second": throughput.take(),
-            "bad_samples": float(sum(self.ledger.counts.values())),
+            "bad_samples": self._over_processes([float(sum(self.ledger.counts.values()))])[0],
             "nonfinite_steps": float(self.finite.total),
         }
         if self.writer is not None:

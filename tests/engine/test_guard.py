@@ -1,0 +1,105 @@
+"""The guards: what each limit stops, after how long, and with which words."""
+
+import math
+
+import pytest
+
+from selfdistill.config import GuardConfig
+from selfdistill.engine.guard import CollapseGuard, FiniteGuard
+from selfdistill.errors import HealthError
+
+HEALTHY = {"target_std": 0.8, "prediction_std": 0.5, "target_rank": 40.0}
+CONFIG = GuardConfig(
+    after_steps=100,
+    min_target_std=0.1,
+    min_prediction_std=0.01,
+    min_relative_std=0.3,
+    min_relative_rank=0.5,
+    min_predicted_share=0.2,
+    patience=2,
+)
+
+
+def guard() -> CollapseGuard:
+    found = CollapseGuard(CONFIG)
+    found.check(50, HEALTHY)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target_std": 0.09, "prediction_std": 0.05}, "min_target_std"),
+        ({"target_std": 0.2, "prediction_std": 0.1}, "min_relative_std 0.3 of the untrained"),
+        ({"prediction_std": 0.009}, "min_prediction_std"),
+        ({"prediction_std": 0.15}, "min_predicted_share 0.2 of the targets' 0.800"),
+        ({"target_rank": 19.0}, "effective rank fell to 19.000, below 20.000"),
+    ],
+)
+def test_each_limit_stops_the_run(change: dict[str, float], words: str) -> None:
+    watching = guard()
+    watching.check(150, HEALTHY | change)
+    with pytest.raises(HealthError, match=words) as caught:
+        watching.check(200, HEALTHY | change)
+    assert "collapsed at step 200" in str(caught.value)
+    assert "teacher.ema_decay" in str(caught.value)
+
+
+def test_what_is_within_its_band_never_stops() -> None:
+    watching = guard()
+    band = {"target_std": 0.25, "prediction_std": 0.06, "target_rank": 21.0}
+    for step in range(150, 1000, 50):
+        watching.check(step, band)
+
+
+def test_patience_starts_again_after_a_good_interval() -> None:
+    watching, bad = guard(), HEALTHY | {"target_rank": 1.0}
+    for step in range(150, 1000, 100):
+        watching.check(step, bad)
+        watching.check(step + 50, HEALTHY)
+
+
+def test_nothing_is_judged_before_after_steps() -> None:
+    watching = guard()
+    for step in range(60, 101, 10):
+        watching.check(step, dict.fromkeys(HEALTHY, 0.0))
+
+
+def test_an_interval_without_a_finished_step_is_no_alarm() -> None:
+    watching = CollapseGuard(CONFIG)
+    nothing = dict.fromkeys(HEALTHY, math.nan)
+    watching.check(150, nothing)
+    assert not watching.reference
+    watching.check(200, HEALTHY)
+    for step in range(250, 500, 50):
+        watching.check(step, nothing)
+
+
+def test_reference_and_alarms_survive_a_resume() -> None:
+    before, bad = guard(), HEALTHY | {"target_rank": 1.0}
+    before.check(150, bad)
+    after = CollapseGuard(CONFIG)
+    after.load_state(before.state())
+    with pytest.raises(HealthError, match="untrained teacher's 40.0"):
+        after.check(200, bad)
+
+
+def test_an_encoder_worse_than_untrained_stops_the_run() -> None:
+    watching = guard()
+    watching.check_accuracy(200, {"trained": 0.46, "untrained": 0.5}, margin=0.05)
+    watching.check_accuracy(90, {"trained": 0.1, "untrained": 0.5}, margin=0.05)
+    with pytest.raises(HealthError, match=r"0\.440 from the trained encoder and 0\.500 from"):
+        watching.check_accuracy(200, {"trained": 0.44, "untrained": 0.5}, margin=0.05)
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted() -> None:
+    finite = FiniteGuard(limit=3)
+    assert finite.check(1, 0.5, 1.0, None)
+    assert not finite.check(2, math.nan, 1.0, None)
+    assert not finite.check(3, 0.5, math.inf, None)
+    assert finite.check(4, 0.5, 1.0, None)
+    assert finite.total == 2
+    assert not finite.check(5, math.inf, 1.0, None)
+    assert not finite.check(6, math.inf, 1.0, None)
+    with pytest.raises(HealthError, match=r"step 7: 3 steps in a row .* checkpoint is step-5"):
+        finite.check(7, math.inf, 1.0, "step-5")

@@ -58,8 +58,16 @@ def load_config(
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
-    given = _plain(lambda: OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides))))
+    given = _plain(lambda: _override(content, overrides))
     return build_config(given, sections)
+
+
+def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
+    merged = OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides)))
+    for key, value in (override.split("=", 1) for override in overrides):
+        if value.strip() == "{}":  # a merge would leave what the file has
+            OmegaConf.update(merged, key, {}, merge=False)
+    return merged
 
 
 def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunConfig:

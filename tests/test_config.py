@@ -266,3 +266,15 @@ def test_plain_values_are_enough() -> None:
     config = build_config({"modality": "audio", "run_dir": "x"}, load_modality)
     assert config.model.width == 768
     assert type(config.encoder).__name__ == "AudioEncoderConfig"
+
+
+def test_an_empty_override_empties(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "modality: image\nrun_dir: r\neval: {every: 7, tasks: {a: {train: [x], test: [y]}}}\n",
+        encoding="utf-8",
+    )
+    assert load_config(path, [], load_modality).eval.tasks
+    found = load_config(path, ["eval.tasks={}"], load_modality)
+    assert not found.eval.tasks
+    assert found.eval.every == 7

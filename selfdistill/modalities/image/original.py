@@ -31,10 +31,16 @@ NAMES = [
 ]
 
 
+ABSOLUTE_ERROR = 1e-12
+"""The original's beta of 0 is the absolute error; ours is the squared one, which it calls
+l2_loss."""
+
+
 def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of ours for the settings of a pretraining run of the original."""
     image = config["img"]
     size = [image, image] if isinstance(image, int) else list(image)
+    scale = config.get("loss_scale", -1)  # -1 is the original's default and means none
     return {
         "encoder": {"patch_size": config["patch"]},
         "input": {"size": size},
@@ -60,8 +66,8 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
             "target_from": "block",
             "layer_norms": ["layer"],
             "target_norms": ["layer"],
-            "loss_beta": config["l1_beta"],
-            "loss_scale": "mean",
+            "loss_beta": 0.0 if config.get("l2_loss") else max(config["l1_beta"], ABSOLUTE_ERROR),
+            "loss_scale": "mean" if scale == -1 else scale / config["dim"],
             "head_initializer": "beit",
         },
         "teacher": {

@@ -80,7 +80,7 @@ def test_reference_and_alarms_survive_a_resume() -> None:
     before.check(150, bad)
     after = CollapseGuard(CONFIG)
     after.load_state(before.state())
-    with pytest.raises(HealthError, match="untrained teacher's 40.0"):
+    with pytest.raises(HealthError, match=r"untrained teacher's 40\.0"):
         after.check(200, bad)
 
 

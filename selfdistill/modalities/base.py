@@ -102,6 +102,17 @@ class Modality:
     prepare: Callable[[RunConfig], RunConfig] = lambda config: config
 
 
+def check_spans(mask_prob: float, mask_length: int) -> None:
+    """Refuse masks of spans that cannot work, for the ``check`` of a modality that has them."""
+    if not 0 < mask_prob < 1:
+        what = "nothing" if mask_prob <= 0 else "everything"
+        raise UserError(
+            f"mask.mask_prob: {mask_prob} would mask {what}; choose a value between 0 and 1"
+        )
+    if mask_length < 1:
+        raise UserError(f"mask.mask_length: {mask_length} must be 1 or more")
+
+
 def modality_names() -> list[str]:
     """The modalities that come with the package."""
     package = importlib.import_module("selfdistill.modalities")

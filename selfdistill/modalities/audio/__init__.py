@@ -15,7 +15,7 @@ from selfdistill.modalities.audio.data import (
 )
 from selfdistill.modalities.audio.encoder import AudioEncoder
 from selfdistill.modalities.audio.original import ORIGINAL
-from selfdistill.modalities.base import Modality
+from selfdistill.modalities.base import Modality, check_spans
 
 
 def check(config: RunConfig) -> None:
@@ -36,13 +36,7 @@ def check(config: RunConfig) -> None:
             f"encoder.position_groups: {config.encoder.position_groups} must divide "
             f"model.width {config.model.width}"
         )
-    if not 0 < config.mask.mask_prob < 1:
-        raise UserError(
-            f"mask.mask_prob: {config.mask.mask_prob} would mask "
-            f"{'nothing' if config.mask.mask_prob <= 0 else 'everything'}; choose between 0 and 1"
-        )
-    if config.mask.mask_length < 1:
-        raise UserError(f"mask.mask_length: {config.mask.mask_length} must be 1 or more frames")
+    check_spans(config.mask.mask_prob, config.mask.mask_length)
     if not MIN_RATE <= config.input.sampling_rate <= MAX_RATE:
         raise UserError(
             f"input.sampling_rate: {config.input.sampling_rate} must be between {MIN_RATE} and "

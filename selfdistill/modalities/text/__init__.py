@@ -2,7 +2,7 @@
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
-from selfdistill.modalities.base import Modality
+from selfdistill.modalities.base import Modality, check_spans
 from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig, TextMaskConfig
 from selfdistill.modalities.text.data import TextPipeline, prepare
 from selfdistill.modalities.text.encoder import TextEncoder
@@ -21,13 +21,7 @@ def check(config: RunConfig) -> None:
             f"encoder.mask_id: {config.encoder.mask_id} is no id of a vocabulary of "
             f"{config.encoder.vocab_size}"
         )
-    if not 0 < config.mask.mask_prob < 1:
-        raise UserError(
-            f"mask.mask_prob: {config.mask.mask_prob} would mask "
-            f"{'nothing' if config.mask.mask_prob <= 0 else 'everything'}; choose between 0 and 1"
-        )
-    if config.mask.mask_length < 1:
-        raise UserError(f"mask.mask_length: {config.mask.mask_length} must be 1 or more tokens")
+    check_spans(config.mask.mask_prob, config.mask.mask_length)
 
 
 MODALITY = Modality(

@@ -20,6 +20,11 @@ ADVICE = (
 )
 
 
+SAME_WEIGHTS = 1e-6
+"""Relative distance below which teacher and student are the same; a moving average lags behind
+by far more as long as anything is learned."""
+
+
 class CollapseGuard:
     """Watches each logging interval's deviations and ranks."""
 
@@ -33,7 +38,8 @@ class CollapseGuard:
 
         Args:
             step: finished optimiser steps.
-            values: ``target_std``, ``prediction_std`` and ``target_rank`` of the interval.
+            values: ``target_std``, ``prediction_std``, ``target_rank`` and ``teacher_distance``
+                of the interval.
 
         Raises:
             HealthError: ``guard.patience`` intervals in a row were out of their band.
@@ -70,9 +76,10 @@ class CollapseGuard:
                 f"guard.min_predicted_share {config.min_predicted_share} of the targets' "
                 f"{values['target_std']:.3f}",
             ),
+            ("teacher_distance", SAME_WEIGHTS, "the teacher is a copy of the student"),
         ]
         return [
-            f"{NAMES[key]} fell to {values[key]:.3f}, below {limit:.3f} ({why})"
+            f"{NAMES[key]} fell to {values[key]:.3g}, below {limit:.3g} ({why})"
             for key, limit, why in limits
             if values[key] < limit
         ]
@@ -108,6 +115,7 @@ NAMES = {
     "target_std": "the targets' deviation",
     "prediction_std": "the predictions' deviation",
     "target_rank": "the targets' effective rank",
+    "teacher_distance": "the teacher's relative distance from the student",
 }
 
 

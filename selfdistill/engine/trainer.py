@@ -167,6 +167,7 @@ class Trainer:
         config, step = self.config, self.step_count
         values = {
             **interval.take(self.accelerator),
+            "teacher_distance": self.plain_model.teacher.distance(self.plain_model.student),
             "lr": self.optimizer.param_groups[0]["lr"],
             "ema_decay": ema_decay(step, config.teacher, config.compat.ema_epoch_steps),
             "samples_per_second": throughput.take(),

@@ -15,6 +15,8 @@ from selfdistill.modalities.backbone import Backbone
 from selfdistill.objective.targets import average_layers
 from selfdistill.types import Batch, Tokens
 
+Pair = tuple[Tensor, Tensor]
+
 
 class Teacher(nn.Module):
     """fp32 copy of the student's backbone, always in eval mode, never differentiated.
@@ -73,16 +75,36 @@ class Teacher(nn.Module):
 
         Parts named in ``teacher.copied`` become the student's. A decay of 1 freezes the rest.
         """
-        theirs = dict(student.named_parameters())
-        ours = list(self.backbone.named_parameters())
-        copied = [(t, theirs[n]) for n, t in ours if any(_within(n, c) for c in self.copied)]
-        averaged = [(t, theirs[n]) for n, t in ours if not any(_within(n, c) for c in self.copied)]
+        copied, averaged = self._pairs(student)
         if copied:
             torch._foreach_copy_([t for t, _ in copied], [s for _, s in copied])
         if decay < 1:
             torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
         if self.compat.averaged_index_buffers:
             self._average_index_buffers(student, decay)
+
+    @torch.no_grad()
+    def distance(self, student: Backbone) -> float:
+        """Norm of the averaged parameters' difference to the student's, over the norm of the
+        student's; 0 where the teacher is a mere copy."""
+        _, averaged = self._pairs(student)
+        student_parameters = [s for _, s in averaged]
+        apart = torch._foreach_sub([t for t, _ in averaged], student_parameters)
+        norms = [
+            torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+            for tensors in (apart, student_parameters)
+        ]
+        return float(norms[0] / norms[1].clamp(min=1e-12))
+
+    def _pairs(self, student: Backbone) -> tuple[list[Pair], list[Pair]]:
+        """(teacher's, student's) parameters that are copied, and those that are averaged."""
+        theirs = dict(student.named_parameters())
+        copied: list[Pair] = []
+        averaged: list[Pair] = []
+        for name, ours in self.backbone.named_parameters():
+            part = copied if any(_within(name, c) for c in self.copied) else averaged
+            part.append((ours, theirs[name]))
+        return copied, averaged
 
     def _average_index_buffers(self, student: Backbone, decay: float) -> None:
         theirs = dict(student.named_buffers())

@@ -8,7 +8,7 @@ from selfdistill.config import GuardConfig
 from selfdistill.engine.guard import CollapseGuard, FiniteGuard
 from selfdistill.errors import HealthError
 
-HEALTHY = {"target_std": 0.8, "prediction_std": 0.5, "target_rank": 40.0}
+HEALTHY = {"target_std": 0.8, "prediction_std": 0.5, "target_rank": 40.0, "teacher_distance": 0.01}
 CONFIG = GuardConfig(
     after_steps=100,
     min_target_std=0.1,
@@ -33,7 +33,8 @@ def guard() -> CollapseGuard:
         ({"target_std": 0.2, "prediction_std": 0.1}, "min_relative_std 0.3 of the untrained"),
         ({"prediction_std": 0.009}, "min_prediction_std"),
         ({"prediction_std": 0.15}, "min_predicted_share 0.2 of the targets' 0.800"),
-        ({"target_rank": 19.0}, "effective rank fell to 19.000, below 20.000"),
+        ({"target_rank": 19.0}, "effective rank fell to 19, below 20"),
+        ({"teacher_distance": 0.0}, "the teacher is a copy of the student"),
     ],
 )
 def test_each_limit_stops_the_run(change: dict[str, float], words: str) -> None:
@@ -47,7 +48,12 @@ def test_each_limit_stops_the_run(change: dict[str, float], words: str) -> None:
 
 def test_what_is_within_its_band_never_stops() -> None:
     watching = guard()
-    band = {"target_std": 0.25, "prediction_std": 0.06, "target_rank": 21.0}
+    band = {
+        "target_std": 0.25,
+        "prediction_std": 0.06,
+        "target_rank": 21.0,
+        "teacher_distance": 1e-4,
+    }
     for step in range(150, 1000, 50):
         watching.check(step, band)
 

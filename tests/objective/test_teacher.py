@@ -181,3 +181,16 @@ def test_integer_buffers_move_only_as_a_replay_asks(averaged: bool, tiny_config:
     before = index.clone()
     model.update_teacher(0.96)  # which rounds below some of the integers
     assert torch.equal(index, before) != averaged
+
+
+def test_distance_is_that_of_the_averaged_weights(tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config("audio", teacher={"copied": ["encoder.positions"]})
+    model = Data2Vec(load_modality("audio"), config)
+    student, teacher = model.student, model.teacher
+    assert teacher.distance(student) == 0
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(1.25)
+    assert teacher.distance(student) == pytest.approx(0.2, rel=1e-5)
+    model.update_teacher(0.75)  # the copied part catches up and no longer counts
+    assert teacher.distance(student) == pytest.approx(0.15, rel=1e-5)

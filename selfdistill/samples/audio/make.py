@@ -14,7 +14,6 @@ accents nor the variants of the test set are in the training set. Each voice say
 """
 
 import argparse
-import gzip
 import io
 import math
 import os
@@ -24,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import webdataset
 from scipy.signal import resample_poly
+
+from selfdistill.samples.shard import write_shard
 
 CLASSES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
@@ -147,18 +147,6 @@ def make_clip(task: tuple[str, str, tuple[int, int, int]]) -> bytes:
     return fix_serial(stream.getvalue())
 
 
-def write(target: Path, clips: list[bytes], labels: list[int], prefix: str) -> None:
-    """Write a gzip-compressed shard whose bytes depend on its samples alone."""
-    with (
-        target.open("wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed,
-        webdataset.TarWriter(packed, user="root", group="root", mtime=0, encoder=False) as tar,
-    ):
-        for index, (clip, label) in enumerate(zip(clips, labels, strict=True)):
-            key = f"{prefix}{index:05d}"
-            tar.write({"__key__": key, "opus": clip, "cls": str(label).encode()})
-
-
 def voices(split: int, rng: np.random.Generator) -> list[tuple[str, tuple[str, ...]]]:
     """The voices of a split, each with the spelling of the words that it reads."""
     accents = [(accent, CLASSES) for accent in ENGLISH[split]]
@@ -184,7 +172,8 @@ def make(split: int, out: Path, seed: int, jobs: int) -> None:
             if len(clips) % 100 == 0 or len(clips) == len(seeded):
                 print(f"\r{name}: {len(clips)} of {len(seeded)}", end="", flush=True)
     target = out / f"{name}.tar.gz"
-    write(target, clips, [tasks[i][1] for i in order], name)
+    labels = [tasks[i][1] for i in order]
+    write_shard(target, name, "opus", zip(clips, labels, strict=True))
     print(f" clips, {len(chosen)} voices, {target.stat().st_size} bytes")
 
 

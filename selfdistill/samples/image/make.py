@@ -4,7 +4,7 @@ Command, from any folder::
 
     python make.py [--out FOLDER] [--seed N] [--jobs N]
 
-It needs Pillow, numpy and webdataset, and on Debian 12 the font packages that
+It needs this package, and on Debian 12 the font packages that
 ``python make.py --packages`` prints (``apt install --no-install-recommends $(...)``).
 The same seed, fonts and library versions give the same bytes.
 
@@ -14,7 +14,6 @@ and families that share their drawings (say Lato and Carlito) are on the same si
 """
 
 import argparse
-import gzip
 import io
 import math
 import os
@@ -24,8 +23,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import webdataset
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from selfdistill.samples.shard import write_shard
 
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 TRAIN_PER_CLASS = 300
@@ -271,18 +271,6 @@ def draw_sample(task: tuple[Path, int, tuple[int, int, int]]) -> bytes:
     return stream.getvalue()
 
 
-def write(target: Path, images: list[bytes], labels: list[int], prefix: str) -> None:
-    """Write a gzip-compressed shard whose bytes depend on its samples alone."""
-    with (
-        target.open("wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed,
-        webdataset.TarWriter(packed, user="root", group="root", mtime=0, encoder=False) as tar,
-    ):
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            key = f"{prefix}{index:05d}"
-            tar.write({"__key__": key, "png": image, "cls": str(label).encode()})
-
-
 def make(split: int, out: Path, seed: int, jobs: int) -> None:
     """Make one shard: split 0 is for training, 1 for testing."""
     name = ("train", "test")[split]
@@ -305,7 +293,8 @@ def make(split: int, out: Path, seed: int, jobs: int) -> None:
             if len(images) % 500 == 0 or len(images) == len(seeded):
                 print(f"\r{name}: {len(images)} of {len(seeded)}", end="", flush=True)
     target = out / f"{name}.tar.gz"
-    write(target, images, [task[1] for task in seeded], name)
+    labels = [task[1] for task in seeded]
+    write_shard(target, name, "png", zip(images, labels, strict=True))
     print(f" images, {len(fonts)} families, {target.stat().st_size} bytes")
 
 

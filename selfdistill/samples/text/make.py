@@ -1,15 +1,14 @@
 """Make the text samples of the package from the King James Bible.
 
-Needs the Debian packages ``bible-kjv`` and ``bible-kjv-text`` (4.38 in Debian 12) and the Python
-package ``webdataset``; ``--measure`` needs ``scikit-learn`` too.  The exact commands, from the
-root of the repository::
+Needs this package and the Debian packages ``bible-kjv`` and ``bible-kjv-text`` (4.38 in Debian
+12).  The exact commands, from the root of the repository::
 
     apt-get install --no-install-recommends bible-kjv bible-kjv-text
     python selfdistill/samples/text/make.py                    # writes the four shards
-    python selfdistill/samples/text/make.py --measure          # prints counts and baselines
+    python selfdistill/samples/text/measure.py                 # prints counts and baselines
 
-``make.py FOLDER`` writes to (or measures) another folder than the script's own.  The shards are
-byte for byte the same at every run with one seed (and one version of zlib).
+``make.py FOLDER`` writes to another folder than its own, ``measure.py FOLDER`` measures that one.
+The shards are byte for byte the same at every run with one seed (and one version of zlib).
 
 ``train.tar.gz`` and ``test.tar.gz`` hold passages of whole sentences, labelled with the kind of
 book they are from.  ``order-train.tar.gz`` and ``order-test.tar.gz`` hold single sentences or
@@ -18,19 +17,17 @@ train and a test shard, and no chapter is in both ``train.tar.gz`` and ``order-t
 """
 
 import argparse
-import gzip
 import math
 import random
 import re
 import subprocess
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import webdataset
+from selfdistill.samples.shard import write_shard
 
 LABELS = ("law", "history", "wisdom", "prophets", "gospels", "letters")
 """The kinds of book; the place in this tuple is the integer label."""
@@ -249,18 +246,6 @@ def order_samples(
     return [(pair[place % 2], place % 2) for place, pair in enumerate(chosen)]
 
 
-def write_shard(path: Path, prefix: str, samples: Sequence[tuple[str, int]]) -> None:
-    """Write samples in their order as a gzipped WebDataset tar without times or names."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as zipped,
-        webdataset.TarWriter(zipped, user="root", group="root", mtime=0) as tar,
-    ):
-        for place, (text, label) in enumerate(samples):
-            tar.write({"__key__": f"{prefix}{place:05d}", "txt": text, "cls": label})
-    print(f"{path.name}: {len(samples)} samples, {path.stat().st_size} bytes")
-
-
 def make(folder: Path, command: str, seed: int) -> None:
     """Write the four shards."""
     rng = random.Random(seed)
@@ -283,152 +268,21 @@ def make(folder: Path, command: str, seed: int) -> None:
     rng.shuffle(order_train)
     rng.shuffle(order_test)
     folder.mkdir(parents=True, exist_ok=True)
-    write_shard(folder / "train.tar.gz", "a", train)
-    write_shard(folder / "test.tar.gz", "b", test)
-    write_shard(folder / "order-train.tar.gz", "c", order_train)
-    write_shard(folder / "order-test.tar.gz", "d", order_test)
-
-
-def read_shard(path: Path) -> tuple[list[str], list[int]]:
-    """Return the texts and the labels of a shard."""
-    texts, labels = [], []
-    with tarfile.open(path) as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is None:
-                raise ValueError(f"{path}: {member.name} is not a file")
-            content = file.read().decode()
-            if member.name.endswith(".txt"):
-                texts.append(content)
-            else:
-                labels.append(int(content))
-    return texts, labels
-
-
-class LanguageModel:
-    """A count-based model of the next word, smoothed by ever shorter contexts (Witten-Bell)."""
-
-    def __init__(self, texts: Iterable[str], order: int) -> None:
-        """Count the runs of up to ``order`` words in the texts."""
-        self.order = order
-        self.runs: Counter[tuple[str, ...]] = Counter()
-        self.contexts: Counter[tuple[str, ...]] = Counter()
-        self.kinds: Counter[tuple[str, ...]] = Counter()
-        for text in texts:
-            words = self.words(text)
-            for at in range(len(words)):
-                for length in range(min(order, at + 1)):
-                    run = tuple(words[at - length : at + 1])
-                    self.runs[run] += 1
-                    self.contexts[run[:-1]] += 1
-                    self.kinds[run[:-1]] += self.runs[run] == 1
-
-    @staticmethod
-    def words(text: str) -> list[str]:
-        """Cut a text into words in lower case and punctuation marks."""
-        return re.findall(r"[a-z'-]+|[^a-z'\s-]", text.lower())
-
-    def probability(self, context: tuple[str, ...], word: str) -> float:
-        """Return the smoothed probability of a word after a context."""
-        kinds = self.kinds[context]
-        lower = self.probability(context[1:], word) if context else 1e-5
-        if not kinds:
-            return lower
-        count = self.runs[*context, word]
-        return (count + kinds * lower) / (self.contexts[context] + kinds)
-
-    def score(self, text: str) -> tuple[float, float, float]:
-        """Return the least log probability, the least gain over the lone word, and the mean."""
-        words = self.words(text)
-        logs, gains = [], []
-        for at in range(1, len(words)):
-            context = tuple(words[max(0, at - self.order + 1) : at])
-            log = math.log(self.probability(context, words[at]))
-            logs.append(log)
-            gains.append(log - math.log(self.probability((), words[at])))
-        return min(logs), min(gains), sum(logs) / len(logs)
-
-
-def cut_accuracy(
-    train: Sequence[float], train_labels: Sequence[int], test: Sequence[float], labels: list[int]
-) -> float:
-    """Return the test accuracy of the threshold best on train (at or below it is label 1)."""
-    ranked = sorted(zip(train, train_labels, strict=True))
-    right = best = len(ranked) - sum(train_labels)
-    cut = -math.inf
-    for score, label in ranked:
-        right += 1 if label else -1
-        if right > best:
-            best, cut = right, score
-    return sum((s <= cut) == bool(y) for s, y in zip(test, labels, strict=True)) / len(labels)
-
-
-def measure(folder: Path) -> None:
-    """Print the counts of the shards, check what they promise, and print the baselines."""
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    shards = {}
-    for name in ("train", "test", "order-train", "order-test"):
-        texts, labels = shards[name] = read_shard(folder / f"{name}.tar.gz")
-        lengths = sorted(len(text.split()) for text in texts)
-        print(
-            f"{name}: {len(texts)} samples, {sum(map(len, texts))} characters, {sum(lengths)} words"
-            f" ({lengths[0]} to {lengths[-1]}, mean {sum(lengths) / len(lengths):.1f}),"
-            f" labels {sorted(Counter(labels).items())}"
-        )
-
-    def accuracy(train: str, test: str, vectorizer: Any, c: float = 1.0) -> float:
-        model = make_pipeline(
-            vectorizer, LogisticRegression(C=c, max_iter=2000, class_weight="balanced")
-        )
-        return float(model.fit(*shards[train]).score(*shards[test]))
-
-    def shape(text: str) -> list[str]:
-        words = re.sub("[a-z]+", "x", re.sub("[A-Z]", "X", text)).split()
-        return [f"{place} {word}" for place, word in enumerate(words)]
-
-    order = "order-train", "order-test"
-    bags = [tuple(sorted(words_of(text))) for name in order for text in shards[name][0]]
-    print(f"order: sentences with the same words as another: {len(bags) - len(set(bags))}")
-    tokens = {"token_pattern": r"\S+", "lowercase": False}
-    pairs = CountVectorizer(ngram_range=(2, 2), binary=True, **tokens)
-    characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), min_df=3)
-    rows = {
-        "kind: tf-idf of words": accuracy("train", "test", TfidfVectorizer(sublinear_tf=True), 10),
-        "order: counts of words": accuracy(*order, CountVectorizer()),
-        "order: counts of tokens between spaces": accuracy(*order, CountVectorizer(**tokens)),
-        "order: capitals and marks by place": accuracy(*order, CountVectorizer(analyzer=shape)),
-        "order: neighbouring tokens": accuracy(*order, pairs, 0.3),
-        "order: characters, 1 to 5 in a row": accuracy(*order, characters, 3.0),
-    }
-    for row, result in rows.items():
-        print(f"{row}: {result:.4f}")
-    (train_texts, train_labels), (test_texts, test_labels) = (shards[name] for name in order)
-    for length in (2, 3):
-        model = LanguageModel(shards["train"][0], length)
-        scores = [[model.score(text) for text in texts] for texts in (train_texts, test_texts)]
-        for which, what in enumerate(("least log probability", "least gain", "mean")):
-            one, two = ([score[which] for score in part] for part in scores)
-            got = cut_accuracy(one, train_labels, two, test_labels)
-            print(f"order: {length}-gram model of train.tar.gz, {what}: {got:.4f}")
-        joint = LogisticRegression().fit(scores[0], train_labels).score(scores[1], test_labels)
-        print(f"order: {length}-gram model of train.tar.gz, all three: {joint:.4f}")
+    shards = {"train": train, "test": test, "order-train": order_train, "order-test": order_test}
+    for prefix, (name, samples) in zip("abcd", shards.items(), strict=True):
+        path = folder / f"{name}.tar.gz"
+        write_shard(path, prefix, "txt", ((text.encode(), label) for text, label in samples))
+        print(f"{path.name}: {len(samples)} samples, {path.stat().st_size} bytes")
 
 
 def main() -> None:
-    """Read the command line and make or measure the shards."""
+    """Read the command line and make the shards."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--bible", default="bible", help="the command of the package bible-kjv")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--measure", action="store_true", help="measure the shards in the folder")
     options = parser.parse_args()
-    if options.measure:
-        measure(options.folder)
-    else:
-        make(options.folder, options.bible, options.seed)
+    make(options.folder, options.bible, options.seed)
 
 
 if __name__ == "__main__":

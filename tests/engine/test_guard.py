@@ -1,12 +1,16 @@
 """The guards: what each limit stops, after how long, and with which words."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from selfdistill.config import GuardConfig
+from selfdistill.config_file import load_config
 from selfdistill.engine.guard import CollapseGuard, FiniteGuard
 from selfdistill.errors import HealthError
+from selfdistill.modalities.base import load_modality
 
 HEALTHY = {"target_std": 0.8, "prediction_std": 0.5, "target_rank": 40.0, "teacher_distance": 0.01}
 CONFIG = GuardConfig(
@@ -109,3 +113,30 @@ def test_steps_that_are_not_finite_are_left_out_and_counted() -> None:
     assert not finite.check(6, math.inf, 1.0, None)
     with pytest.raises(HealthError, match=r"step 7: 3 steps in a row .* checkpoint is step-5"):
         finite.check(7, math.inf, 1.0, "step-5")
+
+
+ROOT = Path(__file__).parents[2]
+# what runs of configs/*/sample.yaml logged, on a CPU with one thread, every 100 steps
+TRAJECTORIES = json.loads((Path(__file__).parent / "trajectories.json").read_text())
+
+
+def watch(name: str, rows: list[list[float]]) -> None:
+    """Watch a run as its config says, without looking at the teacher's distance."""
+    path = ROOT / "configs" / name.split(",")[0] / "sample.yaml"
+    watching = CollapseGuard(load_config(path, [], load_modality).guard)
+    for row in rows:
+        values = dict(zip(TRAJECTORIES["columns"], row, strict=True))
+        watching.check(int(values.pop("step")), values | {"teacher_distance": 1.0})
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES["healthy"])
+def test_healthy_runs_are_let_be(name: str) -> None:
+    rows = TRAJECTORIES["healthy"][name]
+    assert rows[-1][0] == 4000
+    watch(name, rows)
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES["broken"])
+def test_a_teacher_that_is_too_fast_is_seen(name: str) -> None:
+    with pytest.raises(HealthError, match=r"collapsed at step (9|10|11|12|13)00: .* fell to"):
+        watch(name, TRAJECTORIES["broken"][name])

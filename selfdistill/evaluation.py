@@ -7,8 +7,9 @@ import torch
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
+from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import Progress
-from selfdistill.engine.run_dir import RunDir, write_atomically
+from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.trainer import Trainer
 from selfdistill.modalities.backbone import Backbone, build_backbone
 from selfdistill.modalities.base import Modality

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from selfdistill.durable import sync_folder
 from selfdistill.engine.checkpoint_files import (
     EXPECTED,
     FOLDER_NAME,
@@ -23,7 +24,6 @@ from selfdistill.engine.checkpoint_files import (
     verify_checkpoint,
     write_checkpoint,
 )
-from selfdistill.engine.run_dir import sync_folder
 from selfdistill.errors import SelfdistillError, UserError
 
 logger = logging.getLogger(__name__)

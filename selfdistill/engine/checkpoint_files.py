@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from selfdistill.engine.run_dir import sync_folder, write_synced
+from selfdistill.durable import sync_folder, write_synced
 from selfdistill.errors import UserError
 
 _FORMAT = 1

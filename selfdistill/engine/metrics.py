@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from selfdistill.engine.run_dir import RunDir, write_atomically
+from selfdistill.durable import write_atomically
+from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
 
 if TYPE_CHECKING:

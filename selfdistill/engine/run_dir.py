@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 
 import selfdistill
+from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -47,35 +48,6 @@ _REFUSED = {
     "train.batch_size",
     "data.train",
 }
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) and wait until it is on the disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file so that a crash leaves either the old content or the new one.
-
-    Raises:
-        OSError: the file cannot be written; the old content is untouched.
-    """
-    writing = path.with_name(f".{path.name}.writing")
-    write_synced(writing, text)
-    os.rename(writing, path)
-    sync_folder(path.parent)
 
 
 class RunDir:

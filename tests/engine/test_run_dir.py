@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from selfdistill.engine.run_dir import RunDir, compare_configs, write_atomically
+from selfdistill.durable import write_atomically
+from selfdistill.engine.run_dir import RunDir, compare_configs
 from selfdistill.errors import UserError
 
 HOLD = """

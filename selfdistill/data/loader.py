@@ -1,4 +1,4 @@
-"""Batches for training and for the probes, made in the loader's worker processes.
+"""Batches for training, made in the loader's worker processes.
 
 What a step sees depends on the seed, the step and the shards alone: not on the number of
 processes, of workers, or on where a run was interrupted.
@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,10 @@ from selfdistill.data.ledger import Bad, Loaded, SkipLedger, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
-from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.masking import row_keys
-from selfdistill.types import Batch
 
-__all__ = ["Loaded", "SkipLedger", "dead_workers_explained", "plain_batches", "training_batches"]
+__all__ = ["Loaded", "SkipLedger", "dead_workers_explained", "training_batches"]
 
 MAX_ATTEMPTS = 20
 """Replacements tried for one bad sample."""
@@ -197,39 +195,3 @@ def _load(steps: _Steps, workers: int) -> Iterator[list[Loaded]]:
             if isinstance(loaded, SelfdistillError):
                 raise loaded
             yield loaded
-
-
-def plain_batches(
-    shards: ShardSet, pipeline: InputPipeline, batch_size: int
-) -> Iterator[tuple[Batch, list[np.ndarray], list[int | None]]]:
-    """All samples in the order of the shards, without chance and without masks.
-
-    Bad samples are left out.
-
-    Yields:
-        The batch, its examples, and their labels (None: no ``cls`` member, or not an integer).
-
-    Raises:
-        DataBudgetError: all samples are bad.
-    """
-    found: list[tuple[str, np.ndarray, int | None]] = []
-    bad: list[Bad] = []
-    for i in range(len(shards)):
-        key, members = shards.read(i)
-        try:
-            found.append((key, pipeline.plain(pipeline.decode(members)), _label(members)))
-        except Exception as error:
-            bad.append(why_bad(key, error))
-        if found and (len(found) == batch_size or i == len(shards) - 1):
-            keys, examples, labels = (list(column) for column in zip(*found, strict=True))
-            yield pipeline.collate(examples, None, keys), examples, labels
-            found = []
-    if len(bad) == len(shards):
-        raise all_bad(bad)
-
-
-def _label(members: Mapping[str, bytes]) -> int | None:
-    try:
-        return int(members[LABEL])
-    except (KeyError, ValueError):
-        return None

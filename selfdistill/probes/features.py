@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfdistill.data.loader import plain_batches
 from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.plain import plain_batches
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import HealthError
 from selfdistill.modalities.backbone import Backbone
@@ -50,7 +50,7 @@ def encoder_features(
         for batch, _, found in plain_batches(shards, pipeline, batch_size):
             batch = batch.to(device)
             states, padding = backbone.hidden_states(batch.inputs, batch.lengths)
-            means = [_mean_over_valid(state, padding).cpu().numpy() for state in states]
+            means = [mean_over_valid(state, padding).cpu().numpy() for state in states]
             layers = layers or [[] for _ in means]
             for collected, mean in zip(layers, means, strict=True):
                 collected.append(mean)
@@ -72,7 +72,7 @@ def baseline_features(shards: ShardSet, pipeline: InputPipeline) -> Features:
     return Features([np.stack(rows).astype(np.float32, copy=False)], _as_array(labels))
 
 
-def _mean_over_valid(x: Tensor, padding: Tensor | None) -> Tensor:
+def mean_over_valid(x: Tensor, padding: Tensor | None) -> Tensor:
     """Mean of x [B, T, D] over the tokens that ``padding`` [B, T] does not name: float32 [B, D]."""
     x = x.float()
     if padding is None:

@@ -19,9 +19,9 @@ from selfdistill.data.loader import (
     Loaded,
     SkipLedger,
     dead_workers_explained,
-    plain_batches,
     training_batches,
 )
+from selfdistill.data.plain import plain_batches
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError, UserError
 from selfdistill.masking import row_keys

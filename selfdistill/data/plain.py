@@ -1,0 +1,78 @@
+"""Samples in their order, without chance and without masks: for the probes and for features."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from selfdistill.data.ledger import Bad, all_bad, why_bad
+from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.tarindex import LABEL
+from selfdistill.errors import SelfdistillError
+from selfdistill.types import Batch
+
+Example = tuple[str, np.ndarray, int | None]
+"""Key, what the pipeline made of the sample, label (None: no ``cls`` member, or no int64)."""
+
+
+class Samples(Protocol):
+    """Samples by number; ``ShardSet`` is one."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of all samples, in order."""
+
+    def read(self, i: int) -> tuple[str, dict[str, bytes]]:
+        """Key and members {extension: bytes} of sample ``i``."""
+
+
+def plain_examples(
+    samples: Samples, pipeline: InputPipeline, skip: Callable[[Bad], object]
+) -> Iterator[Example]:
+    """The samples that can be used.
+
+    Args:
+        skip: called with each of the others.
+
+    Raises:
+        SelfdistillError: a shard changed.
+    """
+    for i, key in enumerate(samples.keys):
+        try:
+            _, members = samples.read(i)
+            example = pipeline.plain(pipeline.decode(members))
+        except SelfdistillError:
+            raise
+        except Exception as error:
+            skip(why_bad(key, error))
+        else:
+            yield key, example, _label(members)
+
+
+def plain_batches(
+    samples: Samples, pipeline: InputPipeline, batch_size: int
+) -> Iterator[tuple[Batch, list[np.ndarray], list[int | None]]]:
+    """The same in batches; bad samples are left out.
+
+    Yields:
+        The batch, its examples, and their labels.
+
+    Raises:
+        DataBudgetError: all samples are bad.
+        SelfdistillError: a shard changed.
+    """
+    bad: list[Bad] = []
+    found = plain_examples(samples, pipeline, bad.append)
+    while chunk := list(islice(found, batch_size)):
+        keys, examples, labels = (list(column) for column in zip(*chunk, strict=True))
+        yield pipeline.collate(examples, None, keys), examples, labels
+    if len(bad) == len(samples.keys):
+        raise all_bad(bad)
+
+
+def _label(members: Mapping[str, bytes]) -> int | None:
+    with suppress(KeyError, ValueError, OverflowError):
+        return int(np.int64(int(members[LABEL])))
+    return None

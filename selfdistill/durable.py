@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) and wait until it is on the disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+def write_synced(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) and wait until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
 
@@ -21,13 +21,13 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file so that a crash leaves either the old content or the new one.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file (text as UTF-8) so that a crash leaves either the old content or the new one.
 
     Raises:
         OSError: the file cannot be written; the old content is untouched.
     """
     writing = path.with_name(f".{path.name}.writing")
-    write_synced(writing, text)
+    write_synced(writing, content)
     os.rename(writing, path)
     sync_folder(path.parent)

@@ -33,6 +33,10 @@ class InputPipeline(ABC):
     def plain(self, raw: Any) -> np.ndarray:
         """One example for evaluation: as ``augment`` without chance."""
 
+    def is_cropped(self, raw: Any) -> bool:
+        """Whether ``plain`` leaves a part of the raw value out because it is too long."""
+        return False
+
     @abstractmethod
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()

@@ -29,12 +29,16 @@ class Samples(Protocol):
 
 
 def plain_examples(
-    samples: Samples, pipeline: InputPipeline, skip: Callable[[Bad], object]
+    samples: Samples,
+    pipeline: InputPipeline,
+    skip: Callable[[Bad], object],
+    crop: Callable[[str], object] | None = None,
 ) -> Iterator[Example]:
     """The samples that can be used.
 
     Args:
         skip: called with each of the others.
+        crop: called with the key of each that is longer than the pipeline takes.
 
     Raises:
         SelfdistillError: a shard changed.
@@ -42,7 +46,10 @@ def plain_examples(
     for i, key in enumerate(samples.keys):
         try:
             _, members = samples.read(i)
-            example = pipeline.plain(pipeline.decode(members))
+            raw = pipeline.decode(members)
+            example = pipeline.plain(raw)
+            if crop is not None and pipeline.is_cropped(raw):
+                crop(key)
         except SelfdistillError:
             raise
         except Exception as error:

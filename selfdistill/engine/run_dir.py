@@ -30,6 +30,7 @@ _PACKAGES = (
     "einops",
     "timm",
     "sentencepiece",
+    "tokenizers",
     "safetensors",
     "omegaconf",
 )

@@ -76,6 +76,52 @@ class OriginalFormat:
 
 
 @dataclass(frozen=True)
+class HubFormat:
+    """How transformers keeps a modality's encoder, and what has to lie beside it.
+
+    Attributes:
+        model_type: the ``model_type`` of its ``config.json``.
+        architecture: the class without a head; there its names have no prefix.
+        prefix: what the names have in front in classes with a head.
+        names: pairs of a name in ``Backbone`` and one of theirs, or several to be joined along the
+            first axis; as in ``OriginalFormat``.
+        dropped: parameters of ours that an exported folder has not: name pattern to the reason.
+        optional: patterns of ours that a folder may lack besides; they keep their first values.
+        ignored: patterns of their names that carry nothing we need.
+        fold: their tensors, by names without a prefix, to ones that compute the same, where what
+            ours lacks can be a part of what it has.
+        constants: run config to tensors of theirs that we have not.
+        config: run config to the fields of ``config.json``. Refuses (``UserError``, with the key)
+            what the class cannot hold.
+        sections: their ``config.json``, their ``preprocessor_config.json`` (empty where there is
+            none) and the folder to sections of ours, all that is known of them. Refuses what we
+            cannot hold.
+        processor: run config and folder of its companions to what turns raw input into tensors,
+            contents by file name.
+        task: the Hub's name for what a model of this kind is for.
+        usage: run config to the lines of Python that read the features of a raw input; ``path``
+            is the folder.
+        caution: run config to what users of the weights must know, or nothing.
+    """
+
+    model_type: str
+    architecture: str
+    prefix: str
+    names: Names
+    dropped: Mapping[str, str]
+    optional: Sequence[str]
+    ignored: Sequence[str]
+    constants: Callable[[RunConfig], dict[str, Tensor]]
+    config: Callable[[RunConfig], dict[str, Any]]
+    sections: Callable[[Mapping[str, Any], Mapping[str, Any], Path], dict[str, dict[str, Any]]]
+    processor: Callable[[RunConfig, Path], dict[str, str]]
+    task: str
+    usage: Callable[[RunConfig], str]
+    caution: Callable[[RunConfig], str] = lambda config: ""
+    fold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
+
+
+@dataclass(frozen=True)
 class Modality:
     """The declaration that ties a modality's files together.
 
@@ -86,6 +132,11 @@ class Modality:
             work on the meta device.
         build_pipeline: run config to the input pipeline.
         original: layout of the original authors' checkpoints, where there are any.
+        hub: layout of transformers' folders, where a class of it can hold the encoder.
+        architecture: keys of the ``input`` section that the weights depend on.
+        companions: a run's folder, or one of transformers, to the files in it that belong to the
+            weights (a tokenizer), contents by name.
+        attach: run config and the folder of its companions to the config that reads them there.
         check: refuses (``UserError``) configs that cannot work, before any data is read.
         prepare: makes what the run needs from its data before the model is built (a tokenizer)
             and returns the config to go on with; called on the main process first.
@@ -98,6 +149,10 @@ class Modality:
     build_encoder: Callable[[Any, ModelConfig, Any, CompatConfig], FeatureEncoder]
     build_pipeline: Callable[[RunConfig], InputPipeline]
     original: OriginalFormat | None = None
+    hub: HubFormat | None = None
+    architecture: Sequence[str] = ()
+    companions: Callable[[Path], Mapping[str, str]] = lambda folder: {}
+    attach: Callable[[RunConfig, Path], RunConfig] = lambda config, folder: config
     check: Callable[[RunConfig], None] = lambda config: None
     prepare: Callable[[RunConfig], RunConfig] = lambda config: config
 

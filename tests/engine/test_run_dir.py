@@ -201,8 +201,8 @@ def test_environment_holds_what_repeats_a_run_and_no_secret(
     assert found["git_commit"] is None
     assert found["python"] == sys.version.split()[0]
     assert found["device"]
-    wanted = "torch numpy accelerate webdataset einops timm sentencepiece safetensors omegaconf"
-    assert found["packages"].keys() == {"selfdistill", *wanted.split()}
+    wanted = "torch numpy accelerate webdataset einops timm sentencepiece tokenizers safetensors"
+    assert found["packages"].keys() == {"selfdistill", "omegaconf", *wanted.split()}
     assert all(found["packages"].values())
 
 

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
 import torch
+from tokenizer_cases import byte_level, train_sentencepiece
 
 from selfdistill.config import RunConfig
+from selfdistill.data.loader import training_batches
+from selfdistill.data.plain import plain_batches
+from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.text.data import TextPipeline, prepare, read_passage
 from selfdistill.modalities.text.encoder import TextEncoder
-from selfdistill.modalities.text.tokenizer import load_tokenizer, train_tokenizer
+from selfdistill.modalities.text.tokenizer import train_tokenizer
 from selfdistill.types import Masks
 
 Make = Callable[..., RunConfig]
@@ -34,9 +37,9 @@ def passages(count: int = 120) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(passages(), VOCABULARY, path)
-    return path
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(passages(), VOCABULARY, folder)
+    return folder / "tokenizer.json"
 
 
 @pytest.fixture
@@ -55,16 +58,16 @@ def pipeline(config: RunConfig) -> TextPipeline:
     ("sample", "text"),
     [
         ({"txt": b"abc de"}, "abc de"),
-        ({"txt": b"  abc \r\n de\t\n"}, "abc de"),
+        ({"txt": b"  abc \r\n de\t\n"}, "  abc \r\n de\t\n"),
         ({"txt": b"\xef\xbb\xbfabc"}, "abc"),
-        ({"txt": b"abc\0de"}, "abc de"),
+        ({"txt": b"abc\0de"}, "abc\0de"),
         ({"txt": "gr\u00fc\u00dfe".encode()}, "gr\u00fc\u00dfe"),
         ({"json": b'{"text": "abc", "id": 3}'}, "abc"),
-        ({"json": b'\xef\xbb\xbf{"text": "ab\\nc"}'}, "ab c"),
+        ({"json": b'\xef\xbb\xbf{"text": "ab\\nc"}'}, "ab\nc"),
         ({"txt": b"first", "json": b'{"text": "second"}'}, "first"),
     ],
 )
-def test_passages_are_cleaned(sample: dict[str, bytes], text: str) -> None:
+def test_passages_are_read_as_they_stand(sample: dict[str, bytes], text: str) -> None:
     assert read_passage(sample) == text
 
 
@@ -98,58 +101,50 @@ def test_bad_passages_are_told_apart(
     assert caught.value.reason == reason
 
 
-def test_special_ids(tokenizer: Path) -> None:
-    model = load_tokenizer(tokenizer)
-    pieces = [model.id_to_piece(i) for i in range(5)]
-    assert pieces == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    assert model.get_piece_size() == VOCABULARY
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
-def test_the_spelling_of_special_tokens_is_ordinary_text(pipeline: TextPipeline) -> None:
-    ids = pipeline.decode({"txt": b"<mask> <pad> <s> </s>"})
-    assert ids.min() > 4
+def test_white_space_makes_no_difference(pipeline: TextPipeline) -> None:
+    text, spread = "abc de f", " \tabc\r\n\x85de\xa0\0 \u3000f\u2028\n"
+    assert pipeline.plain(spread).tolist() == pipeline.plain(text).tolist()
+    assert pipeline.augment(spread, rng()).tolist() == pipeline.augment(text, rng()).tolist()
+    assert 3 not in pipeline.plain(spread)
 
 
-def test_text_comes_back_from_its_ids(pipeline: TextPipeline) -> None:
-    text = passages()[0]
-    ids = pipeline.decode({"txt": text.encode()})
-    assert ids.dtype == np.int64
-    assert pipeline.tokenizer.decode(ids.tolist()) == text
+def test_special_tokens_are_text_in_training_only(pipeline: TextPipeline) -> None:
+    text = "<mask> a <pad> <s> </s>"
+    trained = pipeline.augment(text, rng())
+    assert (trained[0], trained[-1]) == (0, 2)
+    assert trained[1:-1].min() > 4
+    plain = pipeline.plain(text)
+    assert trained.dtype == plain.dtype == np.int64
+    assert [token for token in plain if token < 5] == [0, 4, 1, 0, 2, 2]
 
 
-def test_training_is_deterministic(tokenizer: Path, tmp_path: Path) -> None:
-    train_tokenizer(passages(), VOCABULARY, tmp_path / "again.model")
-    assert (tmp_path / "again.model").read_bytes() == tokenizer.read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["again.model"]
-
-
-def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"encoder\.vocab_size.*5000.*lower it or add text"):
-        train_tokenizer(passages(), 5000, tmp_path / "tokenizer.model")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(passages()),
-        model_writer=model,
-        vocab_size=60,
-        minloglevel=2,
+def test_text_without_tokens_is_no_example(pipeline: TextPipeline, tmp_path: Path) -> None:
+    with pytest.raises(BadSample, match="text without tokens"):
+        pipeline.augment("\u2581 \u2581", rng())
+    assert pipeline.plain("\u2581 \u2581").tolist() == [0, 2]
+    texts = [text.encode() for text in passages(20)]
+    shards = ShardSet([Path(shard(tmp_path / "a.tar", [*texts, "\u2581".encode()]))], ("txt",))
+    steps = training_batches(
+        shards,
+        pipeline,
+        seed=0,
+        batch_size=21,
+        accumulate=1,
+        rank=0,
+        world_size=1,
+        start_step=0,
+        steps=1,
+        workers=1,
     )
-    path = tmp_path / "other.model"
-    path.write_bytes(model.getvalue())
-    with pytest.raises(UserError, match=r"input\.tokenizer.*\(1, -1, 2\).*\(0, 1, 2\)"):
-        load_tokenizer(path)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a model"])
-def test_what_is_no_tokenizer_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.model"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"input\.tokenizer"):
-        load_tokenizer(path)
+    (loaded,) = next(steps)
+    assert loaded.bad == [("00020", "text without tokens", "")]
+    assert len(loaded.batch.inputs) == 21
+    _, examples, _ = next(plain_batches(shards, pipeline, 21))
+    assert [len(example) for example in examples].index(2) == 20
 
 
 def shard(path: Path, samples: list[bytes]) -> str:
@@ -161,39 +156,132 @@ def shard(path: Path, samples: list[bytes]) -> str:
     return str(path)
 
 
-def test_a_run_without_a_tokenizer_trains_one(tmp_path: Path, tiny_config: Make) -> None:
+@pytest.fixture
+def new_run(tmp_path: Path, tiny_config: Make) -> Callable[..., RunConfig]:
+    """Input keys to the config of a run in an empty folder."""
     samples = [text.encode() for text in passages()]
     samples[3:3] = [b"", b"\xff"]  # bad ones are left to training
     train = [shard(tmp_path / "train.tar", samples)]
-    config = tiny_config("text", encoder={"vocab_size": VOCABULARY}, data={"train": train})
-    config = replace(config, run_dir=str(tmp_path))
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def make(encoder: dict[str, int] | None = None, **given: str) -> RunConfig:
+        sections = {"encoder": {"vocab_size": VOCABULARY, **(encoder or {})}, "input": given}
+        return replace(tiny_config("text", data={"train": train}, **sections), run_dir=str(folder))
+
+    return make
+
+
+def files(config: RunConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(config.run_dir).iterdir()}
+
+
+def test_a_run_without_a_tokenizer_trains_one(new_run: Make) -> None:
+    config = new_run()
     prepared = load_modality("text").prepare(config)
-    path = tmp_path / "tokenizer.model"
-    assert prepared.input.tokenizer == str(path)
+    path = Path(config.run_dir, "tokenizer.json")
+    assert prepared == new_run(tokenizer=str(path))
+    assert sorted(files(config)) == ["tokenizer.json", "tokenizer.model"]
     written = path.stat().st_mtime_ns
     assert prepare(config) == prepare(prepared) == prepared
+    model = new_run(tokenizer=str(path.with_suffix(".model")))
+    assert prepare(model) == prepared
     assert path.stat().st_mtime_ns == written
 
 
-def test_a_tokenizer_of_another_size_is_refused(config: RunConfig) -> None:
-    wrong = replace(config, encoder=replace(config.encoder, vocab_size=VOCABULARY + 1))
-    with pytest.raises(UserError, match=rf"encoder\.vocab_size: 81.*set it to {VOCABULARY}"):
-        prepare(wrong)
+def test_a_run_that_was_killed_before_the_conversion_goes_on(new_run: Make) -> None:
+    config = new_run()
+    prepare(config)
+    complete = files(config)
+    Path(config.run_dir, "tokenizer.json").unlink()
+    config = replace(config, data=replace(config.data, train=[]))
+    prepare(config)
+    assert files(config) == complete
+
+
+def test_a_given_model_is_converted(new_run: Make, tmp_path: Path) -> None:
+    content = train_sentencepiece(passages(), vocab_size=VOCABULARY, model_type="bpe")
+    (tmp_path / "given.model").write_bytes(content)
+    config = new_run(tokenizer=str(tmp_path / "given.model"))
+    prepared = prepare(config)
+    assert list(files(config)) == ["tokenizer.json"]
+    assert Path(prepared.input.tokenizer).parent == Path(config.run_dir)
+    model = json.loads(Path(prepared.input.tokenizer).read_text(encoding="utf-8"))["model"]
+    assert model["type"] == "BPE"
+    assert prepare(config) == prepare(prepared) == prepared
+
+
+def test_a_published_tokenizer_is_copied(new_run: Make, tmp_path: Path) -> None:
+    given = byte_level(tmp_path / "given.json")
+    config = new_run({"vocab_size": 321, "mask_id": 320}, tokenizer=str(given))
+    prepared = prepare(config)
+    assert files(config) == {"tokenizer.json": given.read_bytes()}
+    assert prepared.input.tokenizer == str(Path(config.run_dir, "tokenizer.json"))
+    plain = TextPipeline(prepared).plain("ba <mask>\tde")
+    assert plain.tolist().count(320) == 1
+
+
+def test_a_run_has_one_tokenizer(new_run: Make, tokenizer: Path, tmp_path: Path) -> None:
+    prepare(new_run(tokenizer=str(tokenizer)))
+    content = train_sentencepiece(passages(), vocab_size=VOCABULARY, model_type="bpe")
+    (tmp_path / "given.model").write_bytes(content)
+    config = new_run(tokenizer=str(tmp_path / "given.model"))
+    before = files(config)
+    words = r"input\.tokenizer: .*given\.model differs from .*run/tokenizer\.json; leave the key"
+    with pytest.raises(UserError, match=words):
+        prepare(config)
+    assert files(config) == before
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ({"vocab_size": 81}, r"encoder\.vocab_size: 81,.*tokenizer\.json is 80; set it to 80"),
+        ({"mask_id": 7}, r"encoder\.mask_id: 7,.*tokenizer\.json is 4; set it to 4"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(
+    encoder: dict[str, int], words: str, new_run: Make, tokenizer: Path
+) -> None:
+    config = new_run(encoder, tokenizer=str(tokenizer))
+    with pytest.raises(UserError, match=words):
+        prepare(config)
+    assert not files(config)  # so another may be given
+    prepare(new_run(tokenizer=str(tokenizer)))
+    with pytest.raises(UserError, match=words):
+        prepare(replace(config, input=replace(config.input, tokenizer="")))
+
+
+def test_a_missing_tokenizer_is_refused(new_run: Make, tmp_path: Path) -> None:
+    config = new_run(tokenizer=str(tmp_path / "none.model"))
+    with pytest.raises(UserError, match=r"input\.tokenizer: cannot read .*none\.model"):
+        prepare(config)
 
 
 def test_long_passages_are_cropped_at_random_in_training_only(pipeline: TextPipeline) -> None:
-    raw = np.arange(100, 200)
-    plain = pipeline.plain(raw)
-    assert plain.tolist() == [0, *range(100, 122), 2]
-    starts = [pipeline.augment(raw, np.random.default_rng(i))[1] for i in range(200)]
-    assert (min(starts), max(starts)) == (100, 178)
-    for i in range(20):
-        example = pipeline.augment(raw, np.random.default_rng(i))
-        assert len(example) == 24
-        assert (example[0], example[-1]) == (0, 2)
-        assert (np.diff(example[1:-1]) == 1).all()
-    short = pipeline.augment(raw[:5], np.random.default_rng(0))
-    assert short.tolist() == [0, 100, 101, 102, 103, 104, 2]
+    text = " ".join(passages(4))
+    ids = pipeline.tokenizer.encode_literally(text)
+    assert pipeline.plain(text).tolist() == [0, *ids[:22], 2]
+    crops = [pipeline.augment(text, rng(seed)).tolist() for seed in range(40)]
+    starts = []
+    for crop in crops:
+        assert len(crop) == 24
+        assert (crop[0], crop[-1]) == (0, 2)
+        starts += [i for i in range(len(ids) - 21) if ids[i : i + 22] == crop[1:-1]]
+    assert len(starts) == 40
+    assert min(starts) < len(ids) / 10
+    assert max(starts) > 0.9 * (len(ids) - 22)
+    assert pipeline.augment(text, rng(7)).tolist() == crops[7]
+    short = pipeline.augment(text[:9], rng())
+    assert short.tolist() == pipeline.plain(text[:9]).tolist()
+
+
+def test_a_crop_may_begin_and_end_with_the_text(config: RunConfig, pipeline: TextPipeline) -> None:
+    text = passages()[0]
+    ids = pipeline.tokenizer.encode_literally(text)
+    tight = TextPipeline(replace(config, input=replace(config.input, max_tokens=len(ids) + 1)))
+    crops = {tuple(tight.augment(text, rng(seed))[1:-1]) for seed in range(20)}
+    assert crops == {tuple(ids[:-1]), tuple(ids[1:])}
 
 
 def test_batches_tell_lengths_only_where_they_differ(pipeline: TextPipeline) -> None:
@@ -292,7 +380,7 @@ def test_settings_that_cannot_work_are_refused(
         tiny_config("text", **changes)
 
 
-def test_json_and_plain_text_give_the_same_tokens(pipeline: TextPipeline) -> None:
+def test_json_and_plain_text_give_the_same_passage(pipeline: TextPipeline) -> None:
     text = passages()[1]
     plain = pipeline.decode({"txt": text.encode()})
-    assert np.array_equal(plain, pipeline.decode({"json": json.dumps({"text": text}).encode()}))
+    assert plain == pipeline.decode({"json": json.dumps({"text": text}).encode()}) == text

@@ -14,6 +14,7 @@ from selfdistill.modalities.audio.data import (
     shortest_clip,
 )
 from selfdistill.modalities.audio.encoder import AudioEncoder
+from selfdistill.modalities.audio.hub import HUB
 from selfdistill.modalities.audio.original import ORIGINAL
 from selfdistill.modalities.base import Modality, check_spans
 
@@ -63,5 +64,6 @@ MODALITY = Modality(
     build_encoder=AudioEncoder,
     build_pipeline=AudioPipeline,
     original=ORIGINAL,
+    hub=HUB,
     check=check,
 )

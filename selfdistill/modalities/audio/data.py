@@ -82,6 +82,9 @@ class AudioPipeline(InputPipeline):
     def plain(self, raw: np.ndarray) -> np.ndarray:
         return self._normalise(raw[: self.max_samples])
 
+    def is_cropped(self, raw: np.ndarray) -> bool:
+        return len(raw) > self.max_samples
+
     def _normalise(self, waveform: np.ndarray) -> np.ndarray:
         if not self.config.normalize:
             return waveform

@@ -12,6 +12,7 @@ from selfdistill.modalities.image.config import (
 )
 from selfdistill.modalities.image.data import ImagePipeline
 from selfdistill.modalities.image.encoder import ImageEncoder
+from selfdistill.modalities.image.hub import HUB
 from selfdistill.modalities.image.original import ORIGINAL
 
 
@@ -56,5 +57,7 @@ MODALITY = Modality(
     build_encoder=ImageEncoder,
     build_pipeline=ImagePipeline,
     original=ORIGINAL,
+    hub=HUB,
+    architecture=("size",),
     check=check,
 )

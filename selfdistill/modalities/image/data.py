@@ -91,6 +91,7 @@ class ImagePipeline(InputPipeline):
             is_training=False,
             interpolation="bicubic",
             crop_pct=1.0,
+            crop_mode="squash",  # as the published image processors do it
             mean=tuple(image.mean),
             std=tuple(image.std),
         )

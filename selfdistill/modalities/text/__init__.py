@@ -6,6 +6,7 @@ from selfdistill.modalities.base import Modality, check_spans
 from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig, TextMaskConfig
 from selfdistill.modalities.text.data import TextPipeline, prepare
 from selfdistill.modalities.text.encoder import TextEncoder
+from selfdistill.modalities.text.hub import HUB, attach, companions
 from selfdistill.modalities.text.original import ORIGINAL
 
 
@@ -32,6 +33,10 @@ MODALITY = Modality(
     build_encoder=TextEncoder,
     build_pipeline=TextPipeline,
     original=ORIGINAL,
+    hub=HUB,
+    architecture=("max_tokens",),
+    companions=companions,
+    attach=attach,
     check=check,
     prepare=prepare,
 )

@@ -21,6 +21,7 @@ class TextMaskConfig:
 @dataclass(frozen=True)
 class TextInputConfig:
     tokenizer: str = ""
-    """A SentencePiece model; empty: one is trained on the training shards into the run folder."""
+    """A tokenizer.json in RoBERTa's layout, or a SentencePiece model; empty: the one in the run's
+    folder, and if there is none, one is trained on the training shards."""
     max_tokens: int = 512
     """Longest input, with <s> and </s>; longer passages are cropped, at random in training."""

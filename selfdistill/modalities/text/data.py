@@ -11,13 +11,19 @@ import torch
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import span_masks
+from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
     EOS_ID,
+    MODEL_FILE,
     PAD_ID,
+    TOKENIZER_FILE,
+    Tokenizer,
     load_tokenizer,
+    read_tokenizer,
     train_tokenizer,
 )
 from selfdistill.types import Batch, Masks
@@ -26,7 +32,7 @@ EXTENSIONS = ("txt", "json")
 
 
 def read_passage(sample: Mapping[str, bytes]) -> str:
-    """The text of a sample: its ``txt`` member, or ``text`` of its ``json`` member.
+    """The text of a sample as it stands: its ``txt`` member, or ``text`` of its ``json`` member.
 
     Raises:
         BadSample: no UTF-8, no such entry, or nothing but white space.
@@ -45,14 +51,17 @@ def read_passage(sample: Mapping[str, bytes]) -> str:
             raise BadSample("json without a text entry", f"text is a {type(text).__name__}")
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise BadSample("text is not UTF-8", "half of a surrogate pair")
-    text = " ".join(text.replace("\0", " ").split())
-    if not text:
+    if not collapse(text):
         raise BadSample("empty text")
     return text
 
 
 class TextPipeline(InputPipeline):
-    """Examples are int64 [T] token ids between ``<s>`` and ``</s>``."""
+    """Examples are int64 [T] token ids between ``<s>`` and ``</s>``.
+
+    In training the spelling of a special token is text, as a web page may well have ``<s>`` in it;
+    in evaluation it is the token, as for transformers.
+    """
 
     extensions = EXTENSIONS
     baseline_name = "bag of tokens"
@@ -64,22 +73,21 @@ class TextPipeline(InputPipeline):
         self.vocab_size = config.encoder.vocab_size
         self.tokenizer = load_tokenizer(Path(config.input.tokenizer))
 
-    def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
-        """The passage's token ids without special ones."""
-        ids = np.array(self.tokenizer.encode(read_passage(sample)), dtype=np.int64)
+    def decode(self, sample: Mapping[str, bytes]) -> str:
+        return read_passage(sample)
+
+    def augment(self, raw: str, rng: np.random.Generator) -> np.ndarray:
+        ids = np.array(self.tokenizer.encode_literally(raw), dtype=np.int64)
         if not len(ids):
             raise BadSample("text without tokens")
-        return ids
+        start = int(rng.integers(max(len(ids) - self.max_tokens + 2, 0) + 1))
+        return np.concatenate([[BOS_ID], ids[start:][: self.max_tokens - 2], [EOS_ID]])
 
-    def augment(self, raw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        start = int(rng.integers(max(len(raw) - self.max_tokens + 2, 0) + 1))
-        return self._frame(raw[start:])
+    def plain(self, raw: str) -> np.ndarray:
+        return np.array(self.tokenizer.encode(raw, self.max_tokens), dtype=np.int64)
 
-    def plain(self, raw: np.ndarray) -> np.ndarray:
-        return self._frame(raw)
-
-    def _frame(self, ids: np.ndarray) -> np.ndarray:
-        return np.concatenate([[BOS_ID], ids[: self.max_tokens - 2], [EOS_ID]])
+    def is_cropped(self, raw: str) -> bool:
+        return self.tokenizer.count(raw) > self.max_tokens
 
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
@@ -117,18 +125,42 @@ class TextPipeline(InputPipeline):
 
 
 def prepare(config: RunConfig) -> RunConfig:
-    """Train the tokenizer into the run folder if the config names none, and name it."""
-    path = Path(config.input.tokenizer or Path(config.run_dir, "tokenizer.model"))
-    if not config.input.tokenizer and not path.exists():
+    """See to it that the run's folder holds the run's tokenizer, and name that one.
+
+    It is the one that lies there already, else ``input.tokenizer``, else one that is trained.
+
+    Raises:
+        UserError: ``input.tokenizer`` cannot be used, or is another than the one that lies there;
+            or the config does not fit the tokenizer.
+    """
+    folder = Path(config.run_dir)
+    path, trained = folder / TOKENIZER_FILE, folder / MODEL_FILE
+    given = read_tokenizer(Path(config.input.tokenizer)) if config.input.tokenizer else None
+    if path.exists():
+        if given is not None and not given.is_same_as(load_tokenizer(path)):
+            raise UserError(
+                f"input.tokenizer: {given.path} differs from the run's own tokenizer {path}; leave "
+                "the key empty to go on with that one, or choose another run_dir"
+            )
+    elif given is None and not trained.exists():
         shards = ShardSet(resolve(config.data.train), EXTENSIONS)
-        train_tokenizer(_passages(shards), config.encoder.vocab_size, path)
-    pieces = load_tokenizer(path).get_piece_size()
-    if pieces != config.encoder.vocab_size:
-        raise UserError(
-            f"encoder.vocab_size: {config.encoder.vocab_size}, but the tokenizer {path} has "
-            f"{pieces} pieces; set it to {pieces}"
-        )
+        train_tokenizer(_passages(shards), config.encoder.vocab_size, folder)
+    else:
+        given = given or read_tokenizer(trained)  # killed before it was converted
+        _check_fit(config, given)
+        write_atomically(path, given.content)
+    _check_fit(config, load_tokenizer(path))
     return replace(config, input=replace(config.input, tokenizer=str(path)))
+
+
+def _check_fit(config: RunConfig, tokenizer: Tokenizer) -> None:
+    for key in ("vocab_size", "mask_id"):
+        found, wanted = getattr(config.encoder, key), getattr(tokenizer, key)
+        if found != wanted:
+            raise UserError(
+                f"encoder.{key}: {found}, but that of the tokenizer {tokenizer.path} is {wanted}; "
+                f"set it to {wanted}"
+            )
 
 
 def _passages(shards: ShardSet) -> Iterator[str]:

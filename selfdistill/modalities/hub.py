@@ -1,0 +1,97 @@
+"""What the three data2vec classes of transformers have in common."""
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+from selfdistill.config import RunConfig
+from selfdistill.errors import UserError
+from selfdistill.renaming import Pair, weight_and_bias
+
+BLOCK = "trunk.blocks.{}"
+
+
+def block_names(
+    prefix: str, qkv: tuple[str, str, str], layers: Mapping[str, str], biased: str = "qkv"
+) -> list[Pair]:
+    """Names of the Transformer layers.
+
+    Args:
+        prefix: of one layer there, with ``{}`` for its number.
+        qkv: what the projections of query, key and value are called there.
+        layers: layers of our block to theirs, each with weight and bias.
+        biased: which of the projections have a bias.
+    """
+    names: list[Pair] = [
+        (f"{BLOCK}.attention.qkv.weight", tuple(f"{prefix}.{part}.weight" for part in qkv))
+    ]
+    names += [
+        (f"{BLOCK}.attention.{ours}_bias", f"{prefix}.{theirs}.bias")
+        for ours, theirs in zip("qkv", qkv, strict=True)
+        if ours in biased
+    ]
+    for ours, theirs in layers.items():
+        names += weight_and_bias(f"{BLOCK}.{ours}", f"{prefix}.{theirs}")
+    return names
+
+
+def hold(config: RunConfig, architecture: str, wanted: Mapping[str, Any]) -> None:
+    """Refuse to export what the class has no field for.
+
+    Args:
+        config: of the run.
+        architecture: the class.
+        wanted: keys of the config to the only value that the class can hold.
+
+    Raises:
+        UserError: a key has another value.
+    """
+    for key, value in wanted.items():
+        found = reduce(getattr, key.split("."), config)
+        if found != value:
+            raise UserError(
+                f"{architecture} cannot hold {key}={found}; pretrain with {key}={value} to export"
+            )
+
+
+def require(theirs: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to import what our encoder cannot be.
+
+    Args:
+        theirs: the folder's ``config.json``.
+        wanted: fields to the value that they must have where they are given.
+
+    Raises:
+        UserError: a field has another value.
+    """
+    for key, value in wanted.items():
+        if theirs.get(key, value) != value:
+            raise UserError(
+                f"config.json: {key} is {theirs[key]!r}; only weights with {value!r} can be read"
+            )
+
+
+def block_fields(config: RunConfig) -> dict[str, Any]:
+    """The fields of ``config.json`` that all three classes share."""
+    model = config.model
+    return {
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "intermediate_size": round(model.width * model.mlp_ratio),
+        "hidden_act": "gelu",
+        "initializer_range": 0.02,
+        "layer_norm_eps": model.norm_eps,
+    }
+
+
+def block_section(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``model`` section for the fields that all three classes share."""
+    require(theirs, {"hidden_act": "gelu"})
+    return {
+        "width": theirs["hidden_size"],
+        "depth": theirs["num_hidden_layers"],
+        "heads": theirs["num_attention_heads"],
+        "mlp_ratio": theirs["intermediate_size"] / theirs["hidden_size"],
+        "norm_eps": theirs["layer_norm_eps"],
+    }

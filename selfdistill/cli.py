@@ -50,7 +50,75 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="refuse to start afresh if there is no checkpoint"
     )
     pretrain.set_defaults(run=_pretrain)
+    _add_embed(commands)
+    _add_export(commands)
     return parser
+
+
+def _add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    embed = commands.add_parser(
+        "embed",
+        help="write the features of a pretrained encoder",
+        description="Write the features of a pretrained encoder to a safetensors file. Inputs "
+        "longer than the model's (input.max_seconds, input.max_tokens) are cropped to their "
+        "beginning; what cannot be used is skipped. Both are counted.",
+    )
+    embed.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run, a checkpoint, a folder of transformers or USER/NAME on the Hub",
+    )
+    embed.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio or image files, text files (every line is an input; - for the standard "
+        "input), folders of files, WebDataset shards",
+    )
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    embed.add_argument(
+        "--layers",
+        default="last",
+        help="last (default), all, or numbers such as 0,6,12; 0 is the input of the blocks, "
+        "i the output of block i",
+    )
+    embed.add_argument(
+        "--pool",
+        choices=("mean", "none"),
+        default="mean",
+        help="mean over the positions of an input (default), or all of them, one input after "
+        "the other",
+    )
+    embed.add_argument("--batch-size", type=int, default=16, help="inputs at a time (default 16)")
+    embed.add_argument("--weights", choices=("student", "teacher"), default="student")
+    embed.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    embed.set_defaults(run=_embed)
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a folder that transformers loads",
+        description="Write a folder that transformers loads: weights, config, processor or "
+        "tokenizer, and a model card.",
+    )
+    export.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run, a checkpoint, a folder of transformers or USER/NAME on the Hub",
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="must not be there, or be empty"
+    )
+    export.add_argument("--weights", choices=("student", "teacher"), default="student")
+    export.add_argument(
+        "--push",
+        default="",
+        metavar="USER/NAME",
+        help="upload the folder to the Hub, with the token of `hf auth login` or HF_TOKEN; a "
+        "repository that is made for it is public unless your account says otherwise",
+    )
+    export.set_defaults(run=_export)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -61,3 +129,25 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     config = load_config(options.config, options.overrides, load_modality)
     pretrain(config, must_resume=options.resume)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from selfdistill.embed import embed
+
+    embed(
+        options.model,
+        options.inputs,
+        options.out,
+        layers=options.layers,
+        pool=options.pool,
+        batch_size=options.batch_size,
+        weights=options.weights,
+        device=options.device,
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from selfdistill.export import export
+
+    address = export(options.model, options.out, options.weights, options.push)
+    print(f"written to {options.out}" + (f", uploaded to {address}" if address else ""))

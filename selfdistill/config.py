@@ -192,8 +192,8 @@ class RunConfig:
     """auto: go on if run_dir holds a checkpoint, else start. never: refuse a used run_dir.
     Otherwise the path of a run or a checkpoint to go on from."""
     init_from: str = ""
-    """Weights to start from: a run's folder, one of its checkpoints, or a file of the original
-    authors; empty: fresh ones."""
+    """Weights to start from: a run's folder, one of its checkpoints, a folder of transformers,
+    USER/NAME on the Hub, or a file of the original authors; empty: fresh ones."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -21,7 +21,8 @@ from selfdistill.engine.run_dir import RunDir, compare_configs
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError
 from selfdistill.evaluation import Evaluation
-from selfdistill.initial_weights import load_initial_weights
+from selfdistill.hub.writer import why_not_exportable
+from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 
@@ -74,14 +75,19 @@ def _run(
 ) -> None:
     modality = load_modality(config.modality)
     resumed = _checkpoint_to_resume(config, must_resume)
+    start = None
     with accelerator.main_process_first():
+        if config.init_from and resumed is None:
+            start = InitialWeights(config, modality)
+            start.check()
+            start.bring_companions()
         config = modality.prepare(config)
     pipeline = modality.build_pipeline(config)
     shards = ShardSet(resolve(config.data.train), pipeline.extensions)
     torch.manual_seed(config.seed)
     model = Data2Vec(modality, config)
-    if config.init_from and resumed is None:
-        load_initial_weights(model, Path(config.init_from))
+    if start is not None:
+        start.load_into(model)
     checkpointer = writer = checkpoint = None
     if run_dir is not None:
         checkpointer = Checkpointer(run_dir.checkpoints, config.checkpoint.keep)
@@ -187,3 +193,5 @@ def _announce(
         f"{len(shards)} samples for {config.train.steps} steps of {config.train.batch_size}; "
         f"everything is kept in {run_dir.path}"
     )
+    if obstacle := why_not_exportable(load_modality(config.modality), config):
+        progress.log(f"transformers will not be able to load this encoder: {obstacle}")

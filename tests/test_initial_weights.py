@@ -1,125 +1,404 @@
-"""A run starts from weights that exist: ours, or an original's in the files its authors write."""
+"""A run starts from weights that exist: those of a run, or of a folder of transformers."""
 
-import os
-import sys
+import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
+from tiny import write_shard
 
+from selfdistill import pretrained
 from selfdistill.config import RunConfig
-from selfdistill.engine.checkpoint import Checkpoint, Checkpointer
 from selfdistill.errors import UserError
-from selfdistill.initial_weights import load_initial_weights
+from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
-
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-import replay  # noqa: E402
-
-RECORDINGS = GOLDEN / "recordings"
-KINDS = {"v1_text": "fairseq", "v1_audio_nopad": "fairseq", "vision_v1_rand_step": "beit"}
+from selfdistill.pretrained import load_pretrained
 
 
-Fresh = Callable[..., Data2Vec]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    return SmallRuns(tmp_path_factory.mktemp("initial-weights"))
 
 
 @pytest.fixture
-def fresh(tiny_config: Callable[..., RunConfig]) -> Fresh:
-    """(seed, SECTION={...}) to a tiny text model with fresh weights."""
-
-    def make(seed: int, **sections: dict[str, object]) -> Data2Vec:
-        torch.manual_seed(seed)
-        return Data2Vec(load_modality("text"), tiny_config("text", **sections))
-
-    return make
+def moved(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
+    """Modality to a copy of its run; nothing in it says where it lies."""
+    return lambda modality: shutil.copytree(runs.run(modality), tmp_path / "moved")
 
 
-def original(name: str) -> tuple[replay.Recording, Data2Vec]:
-    recording = replay.recording(RECORDINGS / f"{name}.safetensors")
-    assert recording is not None
-    torch.manual_seed(0)
-    return recording, Data2Vec(recording.modality, recording.config)
+def fresh(config: RunConfig, seed: int = 7) -> Data2Vec:
+    torch.manual_seed(seed)
+    return Data2Vec(load_modality(config.modality), config)
 
 
-def as_published(recording: replay.Recording, kind: str) -> dict[str, object]:
-    student, teacher = recording.part("init"), recording.part("ema_init")
-    if kind == "beit":
-        return {"model": student, "model_ema": teacher, "epoch": 3}
-    return {"model": {**student, "_ema": teacher}, "extra_state": {"epoch": 3}}
+def start(source: Path | str, config: RunConfig, run_dir: Path | None = None) -> InitialWeights:
+    given = replace(config, init_from=str(source), run_dir=str(run_dir or config.run_dir))
+    return InitialWeights(given, load_modality(config.modality))
 
 
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+def load(source: Path, model: Data2Vec, config: RunConfig) -> None:
+    weights = start(source, config)
+    weights.check()
+    weights.load_into(model)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_an_originals_file(name: str, tmp_path: Path) -> None:
-    recording, model = original(name)
-    torch.save(as_published(recording, KINDS[name]), tmp_path / "checkpoint.pt")
-    load_initial_weights(model, tmp_path / "checkpoint.pt")
-    report = replay.Report()
-    replay.replay_forward(recording, model.train(), recording.batches[0], report)
-    assert report.rows
-    assert not report.failed()
+# --- what is named
 
 
-def test_a_safetensors_file_has_no_teacher(tmp_path: Path) -> None:
-    recording, model = original("v1_text")
-    save_file(recording.part("init"), tmp_path / "student.safetensors")
-    load_initial_weights(model, tmp_path / "student.safetensors")
-    assert same(model.student.state_dict(), model.teacher.backbone.state_dict())
+@pytest.mark.parametrize("name", ["nowhere", "no/such/folder", "/no/weights.pt", "~no-such-user/x"])
+def test_what_is_not_there(name: str, runs: SmallRuns) -> None:
+    with pytest.raises(UserError, match=rf"^init_from: (there is no|cannot read) {name}"):
+        start(name, runs.config("image"))
 
 
-def test_a_run_of_ours(fresh: Fresh, tmp_path: Path) -> None:
-    trained, model = fresh(seed=1), fresh(seed=2)
-    Checkpointer(tmp_path / "checkpoints", keep=1).save(
-        Checkpoint(5, trained.state_dict(), {}, {"config": {}})
-    )
-    assert not same(model.state_dict(), trained.state_dict())
-    load_initial_weights(model, tmp_path)
-    assert same(model.state_dict(), trained.state_dict())
+def test_a_name_that_is_too_long(runs: SmallRuns) -> None:
+    with pytest.raises(UserError, match=r"^init_from: cannot read a{300}: .*name too long"):
+        start("a" * 300, runs.config("image"))
 
 
-def test_another_architecture_is_refused(fresh: Fresh, tmp_path: Path) -> None:
-    trained = fresh(seed=1)
-    Checkpointer(tmp_path / "checkpoints", keep=1).save(
-        Checkpoint(5, trained.state_dict(), {}, {"config": {}})
-    )
-    other = fresh(seed=1, objective={"head_layers": 3})
-    with pytest.raises(UserError, match=r"init_from: .* does not fit the model: .*head\.2"):
-        load_initial_weights(other, tmp_path)
+def test_a_folder_that_is_neither(runs: SmallRuns, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^init_from: no checkpoint in"):
+        start(tmp_path, runs.config("image"))
 
 
-class Canary:
-    """Leaves a file behind when it is unpickled."""
+def test_a_name_on_the_hub(
+    runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of that name goes first."""
+    asked = []
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def download(name: str, key: str) -> Path:
+        asked.append((name, key))
+        return runs.exported("image")
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_pickled_code_is_not_run(fresh: Fresh, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    torch.save({"model": {}, "args": Canary(canary)}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match=r"init_from: .*pickled objects"):
-        load_initial_weights(fresh(seed=1), tmp_path / "evil.pt")
-    assert not canary.exists()
+    monkeypatch.setattr(pretrained, "download", download)
+    monkeypatch.chdir(tmp_path)
+    assert start("someone/encoder", runs.config("image")).path == runs.exported("image")
+    assert asked == [("someone/encoder", "init_from")]
+    shutil.copytree(runs.exported("image"), tmp_path / "someone" / "encoder")
+    assert start("someone/encoder", runs.config("image")).path == Path("someone/encoder")
+    assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_what_is_no_checkpoint(name: str, fresh: Fresh, tmp_path: Path) -> None:
-    model = fresh(seed=1)
-    with pytest.raises(UserError, match="init_from: cannot read"):
-        load_initial_weights(model, tmp_path / name)
-    (tmp_path / name).write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="init_from: "):
-        load_initial_weights(model, tmp_path / name)
-    with pytest.raises(UserError, match="init_from: no checkpoint in"):
-        load_initial_weights(model, tmp_path)
+# --- runs and folders of transformers
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_run(modality: str, runs: SmallRuns) -> None:
+    config = runs.config(modality)
+    model, run = fresh(config), runs.run(modality)
+    load(run, model, config)
+    assert same(model.state_dict(), saved(run, STEPS))
+    load(checkpoint(run, 2), model, config)
+    assert same(model.state_dict(), saved(run, 2))
+    assert not same(saved(run, 2), saved(run, STEPS))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_folder_of_transformers(modality: str, runs: SmallRuns) -> None:
+    """It gives the student; the teacher is a copy, the head and what it lacks are fresh."""
+    config = runs.config(modality)
+    model, untouched = fresh(config), fresh(config)
+    load(runs.exported(modality), model, config)
+    trained = dict(load_pretrained(str(runs.run(modality))).backbone.named_parameters())
+    hub = load_modality(modality).hub
+    assert hub is not None
+    for name, tensor in model.student.named_parameters():
+        kept = name.startswith(tuple(pattern.rstrip("*") for pattern in hub.dropped))
+        source = untouched.student.get_parameter(name) if kept else trained[name]
+        assert torch.equal(tensor, source), name
+    student = dict(model.student.named_parameters())
+    for name, tensor in model.teacher.backbone.named_parameters():
+        assert torch.equal(tensor, student[name]), name
+    assert same(model.head.state_dict(), untouched.head.state_dict())
+    assert not same(model.student.state_dict(), untouched.student.state_dict())
+
+
+MISMATCHES = [
+    (
+        "image",
+        {
+            "model.width=32": "model.width is 32 here and 16 there",
+            "model.depth=3": "model.depth is 3 here and 2 there",
+            "model.mlp_ratio=2.0": "model.mlp_ratio is 2.0 here and 4.0 there",
+            "model.key_bias=true": "model.key_bias is True here and False there",
+            "model.norm_order=post": "model.norm_order is post here and pre there",
+            "model.norm_eps=1e-6": "model.norm_eps is 1e-06 here and 1e-05 there",
+            "model.layer_scale=0": "model.layer_scale is 0 here and more than 0 there",
+            "encoder.patch_size=2": "encoder.patch_size is 2 here and 4 there",
+        },
+    ),
+    ("image", {"input.size=[32,32]": "input.size is [32, 32] here and [16, 16] there"}),
+    (
+        "audio",
+        {
+            "model.heads=4": "model.heads is 4 here and 2 there",
+            "model.layer_scale=0.1": "model.layer_scale is more than 0 here and 0 there",
+            "encoder.conv_bias=true": "encoder.conv_bias is True here and False there",
+            "encoder.conv_layers=[[16,10,5],[16,4,2]]": "encoder.conv_layers is [[16, 10, 5], "
+            "[16, 4, 2]] here and [[16, 10, 5], [16, 4, 4]] there",
+            "encoder.position_depth=3": "encoder.position_depth is 3 here and 2 there",
+            "encoder.position_groups=4": "encoder.position_groups is 4 here and 2 there",
+        },
+    ),
+    (
+        "text",
+        {
+            "encoder.vocab_size=40": "encoder.vocab_size is 40 here and 32 there",
+            "encoder.mask_id=5": "encoder.mask_id is 5 here and 4 there",
+            "input.max_tokens=25": "input.max_tokens is 25 here and 24 there",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+@pytest.mark.parametrize(("modality", "named"), MISMATCHES)
+def test_every_mismatch_is_named(
+    kind: str, modality: str, named: dict[str, str], runs: SmallRuns
+) -> None:
+    source = runs.run(modality) if kind == "run" else runs.exported(modality)
+    config = runs.config(modality, *named)
+    model = fresh(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"^init_from: .* holds another encoder: ") as caught:
+        load(source, model, config)
+    for part in named.values():
+        assert part in str(caught.value)
+    assert str(caught.value).count(" here and ") == len(named)
+    assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("objective.head_layers=3", "objective.head_layers is 3 here and 1 there"),
+        (
+            "teacher.own_local_encoder=true",
+            "teacher.own_local_encoder is True here and False there",
+        ),
+    ],
+)
+def test_head_and_teacher_matter_to_a_run_only(word: str, named: str, runs: SmallRuns) -> None:
+    config = runs.config("audio", word)
+    with pytest.raises(UserError, match=named):
+        load(runs.run("audio"), fresh(config), config)
+    load(runs.exported("audio"), fresh(config), config)
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_another_modality(kind: str, runs: SmallRuns, tmp_path: Path) -> None:
+    """It is told before a tokenizer is trained for nothing."""
+    source = runs.run("image") if kind == "run" else runs.exported("image")
+    with pytest.raises(UserError, match=r"^init_from: .*modality is text here and image there"):
+        start(source, runs.config("text"), tmp_path).check()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_the_kernel_counts_not_the_width_that_it_is_rounded_from(
+    kind: str, runs: SmallRuns
+) -> None:
+    source = runs.run("audio") if kind == "run" else runs.exported("audio")
+    same_kernel = runs.config("audio", "encoder.position_width=8")  # the run's is 9
+    load(source, fresh(same_kernel), same_kernel)
+    other = runs.config("audio", "encoder.position_width=12")
+    with pytest.raises(UserError, match=r"^init_from: .*encoder\.positions\.convs\.0\.weight.*4"):
+        load(source, fresh(other), other)
+
+
+@pytest.mark.parametrize(
+    ("modality", "words"),
+    [
+        ("image", ["model.drop_path=0.5", "model.layer_scale=0.3", "model.initializer=beit"]),
+        ("audio", ["model.layer_drop=0.5", "encoder.input_dropout=0.4", "mask.mask_length=2"]),
+        ("text", ["model.dropout=0.5", "optim.lr=1", "seed=5"]),
+    ],
+)
+def test_what_training_alone_depends_on_is_free(
+    modality: str, words: list[str], runs: SmallRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = runs.config(modality, *words)
+    for source in (runs.run(modality), runs.exported(modality)):
+        load(source, fresh(config), config)
+    assert not [line for line in caplog.messages if "were made for" in line]
+
+
+@pytest.mark.parametrize(
+    ("modality", "word", "warning"),
+    [
+        ("image", "input.mean=[0.5,0.25,0.5]", "input.mean is (0.5, 0.25, 0.5), the weights were"),
+        ("image", "input.std=[0.5,0.25,0.5]", "input.std is (0.5, 0.25, 0.5), the weights were"),
+        ("audio", "input.normalize=false", "input.normalize is False, the weights were made for"),
+        ("audio", "input.sampling_rate=8000", "input.sampling_rate is 8000, the weights were made"),
+    ],
+)
+def test_another_input_of_the_same_shape_warns(
+    modality: str,
+    word: str,
+    warning: str,
+    runs: SmallRuns,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = runs.config(modality, word)
+    with caplog.at_level(logging.WARNING):
+        load(runs.exported(modality), fresh(config), config)
+    told = [line for line in caplog.messages if "were made for" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"init_from: {warning}")
+
+
+def test_what_a_folder_lacks_is_told(runs: SmallRuns, caplog: pytest.LogCaptureFixture) -> None:
+    config = runs.config("image")
+    load(runs.exported("image"), fresh(config), config)
+    told = [line for line in caplog.messages if "keeps its first values" in line]
+    assert [line.split()[1] for line in told] == ["trunk.norm.bias", "trunk.norm.weight"]
+
+
+# --- the tokenizer goes with the weights
+
+TOKENIZER = "tokenizer.json"
+
+
+def write_other_words(folder: Path) -> str:
+    """Shards from which another tokenizer would be trained."""
+    syllables = ("da", "ba", "nu", "ke", "pe", "mo", "sa", "du")
+    passages = [" ".join(first + second for second in syllables) for first in syllables] * 3
+    return str(write_shard(folder / "other.tar", [{"txt": text.encode()} for text in passages]))
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_the_tokenizer_comes_with_the_weights(kind: str, runs: SmallRuns, tmp_path: Path) -> None:
+    source = runs.run("text") if kind == "run" else runs.exported("text")
+    data = f"data.train=[{write_other_words(tmp_path)}]"
+    for name, words in (("alone", []), ("new", [f"init_from={source}"])):
+        assert runs.pretrain("text", tmp_path / name, data, *words) == 0
+    brought = (tmp_path / "new" / TOKENIZER).read_bytes()
+    assert brought == (source / TOKENIZER).read_bytes()
+    assert brought != (tmp_path / "alone" / TOKENIZER).read_bytes()
+    used = load_pretrained(str(tmp_path / "new")).config.input.tokenizer
+    assert used == str(tmp_path / "new" / TOKENIZER)
+    assert not list((tmp_path / "new").glob(".*"))
+
+
+def test_a_config_that_names_another_tokenizer(
+    runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = f"data.train=[{write_other_words(tmp_path)}]"
+    assert runs.pretrain("text", tmp_path / "other", data) == 0
+    words = [f"init_from={runs.exported('text')}", "train.steps=1"]
+    other, same_one = (folder / TOKENIZER for folder in (tmp_path / "other", runs.run("text")))
+    capsys.readouterr()
+    assert runs.pretrain("text", tmp_path / "new", *words, f"input.tokenizer={other}") == 2
+    assert f"input.tokenizer: {other} differs from" in capsys.readouterr().err
+    assert runs.pretrain("text", tmp_path / "new", *words, f"input.tokenizer={same_one}") == 0
+
+
+def test_a_run_folder_with_another_tokenizer(runs: SmallRuns, tmp_path: Path) -> None:
+    """Weights of one tokenizer must not meet the ids of another."""
+    (tmp_path / TOKENIZER).write_text("{}")
+    weights = start(runs.run("text"), runs.config("text"), tmp_path)
+    with pytest.raises(UserError, match=rf"^init_from: {tmp_path}.*json differs from .*remove it"):
+        weights.bring_companions()
+    assert (tmp_path / TOKENIZER).read_text() == "{}"
+
+
+def test_a_refused_start_leaves_no_tokenizer(
+    runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the run that is started after it, without init_from, would have that one."""
+    words = [f"init_from={runs.run('text')}", "model.depth=3"]
+    assert runs.pretrain("text", tmp_path / "new", *words) == 2
+    assert "model.depth is 3 here and 2 there" in capsys.readouterr().err
+    assert not (tmp_path / "new" / TOKENIZER).exists()
+
+
+def test_what_was_brought_is_not_brought_again(
+    moved: Callable[[str], Path], runs: SmallRuns, tmp_path: Path
+) -> None:
+    """As by the second process of a run, or when a run starts anew: byte by byte it is the same."""
+    run, new = moved("text"), tmp_path / "new"
+    content = (run / TOKENIZER).read_text(encoding="utf-8")
+    (run / TOKENIZER).write_bytes(content.replace("\n", "\r\n").encode())
+    for _ in range(2):
+        start(run, runs.config("text"), new).bring_companions()
+    assert (new / TOKENIZER).read_bytes() == (run / TOKENIZER).read_bytes()
+    assert b"\r\n" in (new / TOKENIZER).read_bytes()
+
+
+def test_a_run_without_its_tokenizer(
+    moved: Callable[[str], Path], runs: SmallRuns, tmp_path: Path
+) -> None:
+    run = moved("text")
+    (run / TOKENIZER).unlink()
+    with pytest.raises(UserError, match=rf"cannot read .*moved/{TOKENIZER}: No such file"):
+        start(run, runs.config("text"), tmp_path / "new").bring_companions()
+    assert not (tmp_path / "new").exists()
+
+
+# --- whole runs
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_pretraining_goes_on_from_a_folder(modality: str, runs: SmallRuns, tmp_path: Path) -> None:
+    source = f"init_from={runs.exported(modality)}"
+    for name, rate in (("still", "1e-30"), ("new", "2e-3")):
+        words = [source, f"optim.lr={rate}", "train.steps=1"]
+        assert runs.pretrain(modality, tmp_path / name, *words) == 0
+    given = dict(load_pretrained(str(runs.exported(modality))).backbone.named_parameters())
+    still, new = (below("student.", saved(tmp_path / name, 1)) for name in ("still", "new"))
+    for name, tensor in given.items():
+        torch.testing.assert_close(still[name], tensor.detach(), rtol=0, atol=1e-12)
+    assert any(not torch.equal(new[name], given[name]) for name in given)
+
+
+def test_a_run_that_was_moved(
+    moved: Callable[[str], Path], runs: SmallRuns, tmp_path: Path
+) -> None:
+    words = [f"init_from={moved('text')}", "optim.lr=1e-30", "train.steps=1"]
+    assert runs.pretrain("text", tmp_path / "new", *words) == 0
+    first, new = saved(runs.run("text"), STEPS), saved(tmp_path / "new", 1)
+    for name in below("student.", first):
+        full = f"student.{name}"
+        torch.testing.assert_close(new[full], first[full], rtol=0, atol=1e-12)
+
+
+def test_resuming_does_not_load_again(
+    moved: Callable[[str], Path],
+    runs: SmallRuns,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever has become of the source, the run ends as if nothing had interrupted it."""
+    source = moved("text")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert runs.pretrain("text", whole, f"init_from={source}") == 0
+    for harm in ("retrained", "removed"):
+        shutil.copytree(whole, stopped)
+        shutil.rmtree(checkpoint(stopped, STEPS))
+        shutil.rmtree(source)
+        if harm == "retrained":
+            shutil.copytree(runs.run("image"), source)
+        capsys.readouterr()
+        assert runs.pretrain("text", stopped, f"init_from={source}") == 0
+        assert f"resumed from {checkpoint(stopped, 2)}" in capsys.readouterr().err
+        assert same(saved(stopped, STEPS), saved(whole, STEPS))
+        shutil.rmtree(stopped)
+
+
+def test_a_refused_start_is_one_line(
+    runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"init_from={runs.exported('image')}", "model.width=32"]
+    runs.run("image")
+    capsys.readouterr()
+    assert runs.pretrain("image", tmp_path / "new", *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("selfdistill: init_from: ")
+    assert "model.width is 32 here and 16 there. Set the keys to" in lines[0]

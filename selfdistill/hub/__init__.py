@@ -1,0 +1,1 @@
+"""Folders as transformers keeps them: read, written, and moved to and from the Hub."""

@@ -1,0 +1,188 @@
+"""Encoders that exist are found and loaded, whatever keeps them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
+from torch import Tensor
+
+from selfdistill import pretrained
+from selfdistill.errors import UserError
+from selfdistill.modalities.base import load_modality
+from selfdistill.pretrained import Pretrained, load_pretrained, locate, run_folder
+
+OWN_LOCAL_ENCODER = {"audio": False, "image": True, "text": True}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    return SmallRuns(tmp_path_factory.mktemp("pretrained"))
+
+
+def state_of(found: Pretrained) -> dict[str, Tensor]:
+    return found.backbone.state_dict()
+
+
+def check_ready(found: Pretrained) -> None:
+    """To be used as it is: nothing is dropped, and no weight is of another type or place."""
+    assert not any(module.training for module in found.backbone.modules())
+    for tensor in found.backbone.parameters():
+        assert (tensor.dtype, tensor.device.type) == (torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_run_gives_its_newest_checkpoint(modality: str, runs: SmallRuns) -> None:
+    run = runs.run(modality)
+    found = load_pretrained(str(run))
+    check_ready(found)
+    model = saved(run, STEPS)
+    assert same(state_of(found), below("student.", model))
+    assert (found.source, found.companions) == (checkpoint(run, STEPS), run)
+    assert (found.step, found.weights) == (STEPS, "student")
+    assert found.modality is load_modality(modality)
+    assert found.config.model == runs.config(modality).model
+    assert found.config.encoder == runs.config(modality).encoder
+
+
+def test_a_checkpoint_gives_its_own_step(runs: SmallRuns) -> None:
+    path = checkpoint(runs.run("image"), 2)
+    found = load_pretrained(str(path))
+    check_ready(found)
+    assert (found.step, found.source, found.companions) == (2, path, runs.run("image"))
+    student = below("student.", saved(runs.run("image"), 2))
+    assert same(state_of(found), student)
+    assert not same(state_of(load_pretrained(str(runs.run("image")))), student)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_folder_of_transformers(modality: str, runs: SmallRuns) -> None:
+    folder = runs.exported(modality)
+    found, run = load_pretrained(str(folder)), load_pretrained(str(runs.run(modality)))
+    check_ready(found)
+    assert (found.step, found.weights) == (None, "student")
+    assert (found.source, found.companions) == (folder, folder)
+    assert found.modality is run.modality
+    dropped = [name.rstrip("*") for name in run.modality.hub.dropped] if run.modality.hub else []
+    ours = dict(found.backbone.named_parameters())
+    for name, tensor in run.backbone.named_parameters():
+        assert torch.equal(ours[name], tensor) or name.startswith(tuple(dropped)), name
+    for key in ("width", "depth", "heads", "mlp_ratio", "norm_order", "norm_eps", "key_bias"):
+        assert getattr(found.config.model, key) == getattr(run.config.model, key)
+
+
+def test_weights_of_half_precision(runs: SmallRuns, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs.exported("image"), tmp_path / "half"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in tensors.items()}, folder / "model.safetensors")
+    found = load_pretrained(str(folder))
+    check_ready(found)
+    token = tensors["embeddings.cls_token"]
+    assert torch.equal(found.backbone.encoder.class_token, token.bfloat16().float())
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_teacher(modality: str, runs: SmallRuns) -> None:
+    """What it shares is the student's; all that it has of its own is its own."""
+    run = runs.run(modality)
+    found = load_pretrained(str(run), "teacher")
+    check_ready(found)
+    assert (found.step, found.weights) == (STEPS, "teacher")
+    model = saved(run, STEPS)
+    student, teacher = below("student.", model), below("teacher.backbone.", model)
+    shared = {name for name in student if name.startswith("encoder.local.")}
+    assert shared
+    own = OWN_LOCAL_ENCODER[modality]
+    assert runs.config(modality).teacher.own_local_encoder == own
+    assert student.keys() - teacher.keys() == (set() if own else shared)
+    assert same(state_of(found), {**student, **teacher})
+    for name, tensor in found.backbone.named_parameters():
+        assert torch.equal(tensor, student[name]) == (name not in teacher), name
+
+
+def test_the_tokenizer_is_that_of_the_folder(runs: SmallRuns, tmp_path: Path) -> None:
+    """Wherever the run has gone since; its config still names the old place."""
+    run = Path(shutil.copytree(runs.run("text"), tmp_path / "moved"))
+    for path, folder in (
+        (run, run),
+        (checkpoint(run, 2), run),
+        (run / "checkpoints", run),
+        (runs.exported("text"), runs.exported("text")),
+    ):
+        found = load_pretrained(str(path))
+        assert found.companions == folder
+        assert found.config.input.tokenizer == str(folder / "tokenizer.json")
+
+
+def test_the_folder_of_a_relative_checkpoint(
+    runs: SmallRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint(runs.run("image"), 2))
+    assert load_pretrained(".").step == 2
+    assert run_folder(Path()) == runs.run("image")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nowhere", r"there is no nowhere; give a run's folder, a checkpoint, a folder of transf"),
+        ("a/b/c", r"there is no a/b/c; give"),
+        ("", r"no checkpoint in '\.'"),
+        ("~no-such-user/run", r"cannot read ~no-such-user/run: .*home"),
+        ("a" * 300, r"cannot read a{300}: .*name too long"),
+        ("config.yaml", r"config\.yaml is a file; give a run, a checkpoint or a folder"),
+        ("empty", r"no checkpoint in 'empty'; expected a folder like RUN/checkpoints/step-"),
+    ],
+)
+@pytest.mark.parametrize("key", ["MODEL", "init_from"])
+def test_what_cannot_be_loaded(
+    source: str, words: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "config.yaml").write_text("modality: image\n")
+    with pytest.raises(UserError, match=f"^{key}: {words}"):
+        load_pretrained(source, key=key)
+
+
+def test_a_folder_has_no_teacher(runs: SmallRuns) -> None:
+    with pytest.raises(UserError, match=r"^--weights: .* is a folder of transformers and has no"):
+        load_pretrained(str(runs.exported("image")), "teacher")
+
+
+def test_a_damaged_checkpoint(runs: SmallRuns, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs.run("image"), tmp_path / "run"))
+    (checkpoint(run, STEPS) / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"step-00000003/state\.json is damaged"):
+        load_pretrained(str(checkpoint(run, STEPS)))
+    assert load_pretrained(str(run)).step == 2
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~", "MODEL") == tmp_path
+
+
+def test_a_name_on_the_hub(
+    runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what can be a repository's name, and is no path here, is looked for there."""
+    asked = []
+
+    def download(name: str, key: str) -> Path:
+        asked.append((name, key))
+        return runs.exported("audio")
+
+    monkeypatch.setattr(pretrained, "download", download)
+    monkeypatch.chdir(tmp_path)
+    assert load_pretrained("someone/encoder").source == runs.exported("audio")
+    assert asked == [("someone/encoder", "MODEL")]
+    (tmp_path / "some").mkdir()
+    shutil.copytree(runs.exported("audio"), tmp_path / "some" / "encoder")
+    assert load_pretrained("some/encoder").source == Path("some/encoder")
+    for name in ("a/b/c", "/a", "../a", "a/", "a b/c", "encoder", "-a/b"):
+        with pytest.raises(UserError, match=f"there is no {name};"):
+            load_pretrained(name)
+    assert len(asked) == 1

@@ -1,22 +1,19 @@
 """Runs of three steps, made in this process where they are first asked for."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from launching import ENVIRONMENT, checkpoint, fresh_accelerate
 from safetensors.torch import load_file
+from tiny import MODALITIES, write_config, write_shards
 from torch import Tensor
 
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
 from selfdistill.config_file import load_config
 from selfdistill.modalities.base import load_modality
-
-sys.path.insert(0, str(Path(__file__).parent / "runs"))
-from launching import ENVIRONMENT, checkpoint, fresh_accelerate
-from tiny import MODALITIES, write_config, write_shards
 
 __all__ = ["MODALITIES", "STEPS", "SmallRuns", "below", "checkpoint", "same", "saved"]
 

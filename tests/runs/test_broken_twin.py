@@ -1,0 +1,40 @@
+"""A run whose teacher copies the student, or is much too fast, is stopped; a healthy one is not."""
+
+from pathlib import Path
+
+import pytest
+
+from selfdistill.config_file import load_config
+from selfdistill.engine.run_dir import RunDir
+from selfdistill.errors import HealthError
+from selfdistill.modalities.base import load_modality
+from selfdistill.pretrain import pretrain
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["train.steps=800", "guard.after_steps=600", "log.every=50", "eval.tasks={}"]
+
+
+def teacher(decay: float) -> list[str]:
+    return [f"teacher.ema_decay={decay}", f"teacher.ema_end_decay={decay}"]
+
+
+def run(folder: Path, *overrides: str) -> None:
+    sample = ROOT / "configs" / "image" / "sample.yaml"
+    given = [f"run_dir={folder}", "log.tensorboard=false", *QUICK, *overrides]
+    pretrain(load_config(sample, given, load_modality))
+
+
+def test_the_broken_twin_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(HealthError, match=r"collapsed at step \d+: .*the teacher is a copy"):
+        run(tmp_path, *teacher(0))
+    with RunDir(tmp_path) as kept:
+        assert list(kept.checkpoints.glob("step-*/manifest.json")), "the state was not saved"
+
+
+def test_a_teacher_that_is_much_too_fast_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(HealthError, match=r"min_predicted_share 0\.5 of the targets'"):
+        run(tmp_path, *teacher(0.5))
+
+
+def test_the_healthy_twin_is_not(tmp_path: Path) -> None:
+    run(tmp_path)

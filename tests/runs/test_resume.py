@@ -1,0 +1,297 @@
+"""Whatever ends a run, running it again gives the weights of a run that nothing interrupted."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import Ended, Running, checkpoint, rows, weights
+from tiny import MODALITIES, STEPS, write_task
+
+KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
+SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", "0"))
+LAST_KILL = 45  # later ones lose the race against the end of the run
+CLOCKS = {"data_wait", "samples_per_second"}
+
+Config = Callable[..., str]
+Start = Callable[..., Running]
+Pretrain = Callable[..., Ended]
+Reference = Callable[[str], Path]
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """Its metrics without what a clock says."""
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows(run)]
+
+
+def reaches(running: Running, run: Path, step: int) -> bool:
+    """Wait until that step is logged; False: the run ended first."""
+    while running.process.is_alive():
+        found = rows(run)
+        if found and found[-1]["step"] >= step:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def interrupt(start: Start, words: list[str], run: Path, step: int, number: int) -> Running:
+    """A fresh run that gets a signal after that step."""
+    for _ in range(5):  # on a busy machine the signal may come after the end
+        running = start(*words)
+        if reaches(running, run, step):
+            running.send(number)
+            if running.wait().code:
+                return running
+        shutil.rmtree(run)
+    raise AssertionError(running.printed("stderr"))
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert weights(run, STEPS) == weights(reference, STEPS)
+    assert [row["step"] for row in rows(run)] == [*range(1, STEPS + 1)]
+    assert measured(run) == measured(reference)
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_killed(
+    modality: str,
+    workers: int,
+    kill: int,
+    config: Config,
+    start: Start,
+    pretrain: Pretrain,
+    reference: Reference,
+    tmp_path: Path,
+) -> None:
+    seed = f"{SEED} {modality} {workers} {kill}"
+    step = random.Random(seed).randint(1, LAST_KILL)
+    print(f"seed '{seed}' kills after step {step}")
+    words = [config(modality), f"data.workers={workers}"]
+    killed = interrupt(start, words, tmp_path / "run", step, signal.SIGKILL)
+    assert killed.process.exitcode == -signal.SIGKILL
+    ended = pretrain(*words)
+    assert ended.code == 0, ended.stderr
+    assert ("resumed from" in ended.stderr) == (step >= 8)
+    assert_same(tmp_path / "run", reference(modality))
+    assert killed.left_behind() == []
+
+
+def test_killed_before_the_first_checkpoint(
+    config: Config, start: Start, pretrain: Pretrain, reference: Reference, tmp_path: Path
+) -> None:
+    words = [config("text"), "checkpoint.every=50", "data.workers=0"]
+    interrupt(start, words, tmp_path / "run", 3, signal.SIGKILL)
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+    refused = pretrain(*words, "--resume")
+    assert refused.code == 2
+    assert "--resume" in refused.stderr
+    assert "no complete checkpoint" in refused.stderr
+    assert pretrain(*words).code == 0
+    assert_same(tmp_path / "run", reference("text"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(
+    number: signal.Signals,
+    config: Config,
+    start: Start,
+    pretrain: Pretrain,
+    reference: Reference,
+    tmp_path: Path,
+) -> None:
+    words, run = [config("audio"), "data.workers=2", "checkpoint.every=1000"], tmp_path / "run"
+    stopped = interrupt(start, words, run, 10, number)
+    ended = stopped.wait()
+    assert ended.code == 75
+    step = rows(run)[-1]["step"]
+    last = ended.stderr.splitlines()[-1]
+    assert f"stopped by signal {number.name} after step {step}" in last
+    assert "run the same command to go on" in last
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+    assert str(checkpoint(run, step)) in last
+    assert stopped.left_behind() == []
+    assert f"resumed from {checkpoint(run, step)}" in pretrain(*words, "--resume").stderr
+    assert_same(run, reference("audio"))
+
+
+def slow_to_save() -> None:
+    from selfdistill.engine import checkpoint
+
+    write = checkpoint.write_checkpoint
+
+    def slowly(folder: Path, content: Any) -> None:
+        write(folder, content)
+        if content.step > 7:
+            print("saving", flush=True)
+            time.sleep(30)
+
+    checkpoint.write_checkpoint = slowly
+
+
+def test_second_signal_ends_at_once(
+    config: Config, start: Start, pretrain: Pretrain, reference: Reference, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    running = start(config("image"), "data.workers=2", setup=slow_to_save)
+    assert reaches(running, run, 8)
+    running.send(signal.SIGTERM)
+    while "saving" not in running.printed("stdout"):
+        time.sleep(0.01)
+    running.send(signal.SIGTERM)  # a launcher passes the signal on
+    time.sleep(1.2)
+    assert running.process.is_alive()
+    began = time.monotonic()
+    running.send(signal.SIGTERM)
+    assert running.wait().code == -signal.SIGTERM
+    assert time.monotonic() - began < 5
+    assert running.left_behind() == []
+    assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-00000007"]
+    ended = pretrain(config("image"))
+    assert f"resumed from {checkpoint(run, 7)}" in ended.stderr
+    assert "unfinished checkpoint" in ended.stderr
+    assert_same(run, reference("image"))
+
+
+@pytest.fixture
+def used(reference: Reference, tmp_path: Path) -> Path:
+    """The folder of a finished image run, which a test may change."""
+    return Path(shutil.copytree(reference("image"), tmp_path / "run"))
+
+
+def test_finished_run_trains_nothing(config: Config, pretrain: Pretrain, used: Path) -> None:
+    before = weights(used, STEPS), (used / "metrics.jsonl").read_bytes()
+    ended = pretrain(config())
+    assert ended.code == 0
+    assert f"is finished after {STEPS} steps" in ended.stderr
+    assert "step 60/" not in ended.stderr
+    assert (weights(used, STEPS), (used / "metrics.jsonl").read_bytes()) == before
+
+
+def test_finished_run_prints_its_table_again(
+    config: Config, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    task = json.dumps(write_task(tmp_path, "image"))
+    words = [config(), "train.steps=9", f"eval.tasks.shade={task}"]
+    first = pretrain(*words)
+    assert first.code == 0, first.stderr
+    assert "linear" in first.stdout
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    again = pretrain(*words)
+    assert again.stdout == first.stdout
+    assert "evaluating" not in again.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+    # killed after the last checkpoint, before the evaluation
+    (tmp_path / "run" / "eval.json").unlink()
+    lines = metrics.splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    late = pretrain(*words)
+    assert late.stdout == first.stdout
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_resume_never(config: Config, pretrain: Pretrain, used: Path) -> None:
+    ended = pretrain(config(), "resume=never")
+    assert ended.code == 2
+    assert f"resume: never, but {used} holds step-00000060" in ended.stderr
+
+
+def test_resume_from_nowhere(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
+    ended = pretrain(config(), f"resume={tmp_path / 'gone'}")
+    assert ended.code == 2
+    assert f"resume: no checkpoint in '{tmp_path / 'gone'}'" in ended.stderr
+
+
+def test_resume_from_an_older_checkpoint_of_the_same_run(
+    config: Config, pretrain: Pretrain, used: Path
+) -> None:
+    older = checkpoint(used, 49)
+    ended = pretrain(config(), f"resume={older}")
+    assert ended.code == 2
+    assert f"resume: {older} is older than step-00000060" in ended.stderr
+    assert "remove the newer checkpoints" in ended.stderr
+    before = weights(used, STEPS)
+    for step in (56, 60):
+        shutil.rmtree(checkpoint(used, step))
+    ended = pretrain(config(), f"resume={older}")
+    assert f"resumed from {older}" in ended.stderr
+    assert weights(used, STEPS) == before
+
+
+def test_resume_from_another_run(
+    config: Config, start: Start, pretrain: Pretrain, reference: Reference, tmp_path: Path
+) -> None:
+    source, run = checkpoint(reference("image"), 49), tmp_path / "run"
+    words = [config(), f"resume={source}"]
+    running = start(*words, "checkpoint.every=1")
+    assert reaches(running, run, 51)
+    running.send(signal.SIGTERM)
+    assert running.wait().code == 75
+    assert f"resumed from {source}" in running.printed("stderr")
+    ended = pretrain(*words)
+    assert f"resumed from {run / 'checkpoints'}" in ended.stderr
+    assert weights(run, STEPS) == weights(reference("image"), STEPS)
+    assert [row["step"] for row in rows(run)] == [*range(50, STEPS + 1)]
+
+
+def test_changed_config(config: Config, pretrain: Pretrain, used: Path) -> None:
+    refused = pretrain(config(), "model.width=32", "train.steps=61")
+    assert refused.code == 2
+    assert "model.width: 16 -> 32" in refused.stderr
+    assert "another run_dir" in refused.stderr
+    allowed = pretrain(config(), "optim.lr=5e-4", "train.steps=61", "data.workers=0")
+    assert allowed.code == 0
+    assert "optim.lr: 0.002 -> 0.0005" in allowed.stderr
+    assert "train.steps: 60 -> 61" in allowed.stderr
+    assert [row["step"] for row in rows(used)] == [*range(1, 62)]
+    assert 0 < rows(used)[-1]["lr"] < 5e-4
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_newest_checkpoint(
+    name: str, config: Config, pretrain: Pretrain, used: Path, reference: Reference
+) -> None:
+    damaged = checkpoint(used, STEPS) / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    ended = pretrain(config())
+    assert ended.code == 0
+    assert ended.stderr.count(f"{damaged} is damaged") == 1
+    assert f"resumed from {checkpoint(used, 56)}" in ended.stderr
+    assert_same(used, reference("image"))
+
+
+def test_all_checkpoints_damaged(config: Config, pretrain: Pretrain, used: Path) -> None:
+    for model in used.glob("checkpoints/*/model.safetensors"):
+        model.write_bytes(model.read_bytes()[:-1])
+    ended = pretrain(config())
+    assert ended.code == 2
+    assert "all 3 checkpoints are damaged" in ended.stderr
+
+
+def test_old_metrics_without_a_checkpoint(
+    config: Config, pretrain: Pretrain, used: Path, reference: Reference
+) -> None:
+    shutil.rmtree(used / "checkpoints")
+    assert pretrain(config()).code == 0
+    assert_same(used, reference("image"))
+
+
+def test_two_runs_on_one_folder(
+    config: Config, start: Start, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    first = start(config(), "train.steps=100000")
+    assert reaches(first, tmp_path / "run", 1)
+    second = pretrain(config())
+    assert second.code == 2
+    assert f"is in use by process {first.process.pid} on host" in second.stderr
+    assert reaches(first, tmp_path / "run", rows(tmp_path / "run")[-1]["step"] + 1)

@@ -1,11 +1,10 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
@@ -25,6 +24,7 @@ from selfdistill.hub.writer import why_not_exportable
 from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.pretrained import checkpoint_config
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _run(
         writer = MetricsWriter(run_dir, config.log.tensorboard)
     if resumed is not None:
         checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)
-        _compare(checkpoint.state["config"], config)
+        _compare(checkpoint_config(checkpoint), config)
     progress = Progress(
         config.train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
     )
@@ -171,10 +171,9 @@ def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
     return newest
 
 
-def _compare(old: dict[str, Any], config: RunConfig) -> None:
+def _compare(old: RunConfig, new: RunConfig) -> None:
     """Refuse to resume what would be another model or another data order; warn of the rest."""
-    new = yaml.safe_load(dump_config(config))
-    refused, changed = compare_configs(old, new)
+    refused, changed = compare_configs(asdict(old), asdict(new))
     if refused:
         raise UserError(
             f"resume: the checkpoint was made with other values: {'; '.join(refused)}. Change them "

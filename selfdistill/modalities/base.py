@@ -48,8 +48,8 @@ class FeatureEncoder(nn.Module, ABC):
         """Add positions, prefix tokens, norm and dropout: [B, num_prefix_tokens + T, D]."""
 
     def attention_bias(self) -> Tensor | None:
-        """Bias on the attention logits of every block, [1, H, T', T'] with T' counting prefix
-        tokens, or None."""
+        """Bias on the attention logits, [1, H, T', T'] for every block or [depth, H, T', T'] for
+        one after the other, with T' counting prefix tokens; or None."""
         return None
 
 

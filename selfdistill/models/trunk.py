@@ -37,10 +37,13 @@ class Trunk(nn.Module):
         Args:
             x: [B, T, D].
             padding: bool [B, T], True where no key may be attended to; None: nowhere.
-            bias: [1, H, T, T] added to the attention logits of every block; None: none.
+            bias: added to the attention logits, [1, H, T, T] of every block or [depth, H, T, T] of
+                one after the other; None: none.
         """
-        mask = attention_mask(padding, bias)
-        for block in self.blocks:
+        biases = [None] if bias is None else bias.split(1)
+        masks = [attention_mask(padding, part) for part in biases]
+        for number, block in enumerate(self.blocks):
+            mask = masks[number % len(masks)]
             if self.training and self.layer_drop and float(torch.rand(())) < self.layer_drop:
                 continue
             output = block(x, mask)

@@ -102,6 +102,7 @@ def test_of_its_teacher(modality: str, run: Run, ours: Ours, tmp_path: Path) -> 
         ("audio", {"encoder": {"position_width": 4, "conv_bias": True}, "model": {"heads": 2}}),
         ("image", {"input": {"size": [40, 40]}, "model": {"layer_scale": 0}}),
         ("image", {"input": {"size": [24, 24]}, "encoder": {"patch_size": 4}}),
+        ("image", {"input": {"size": [32, 32]}, "encoder": {"relative_bias": "block"}}),
         ("text", {"model": {"mlp_ratio": 1.5, "depth": 2}, "encoder": {"vocab_size": 400}}),
         ("text", {"input": {"max_tokens": 60}, "encoder": {"vocab_size": 400}}),
     ],

@@ -163,8 +163,8 @@ def test_bad_folders(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"use_relative_position_bias": True}, "use_relative_position_bias is True"),
-        ({"use_shared_relative_position_bias": False}, "use_shared_relative_position_bias is Fal"),
+        ({"use_relative_position_bias": True}, "use_shared_relative_position_bias are both True"),
+        ({"use_shared_relative_position_bias": False}, "relative_position_bias are both False"),
         ({"image_size": [48, 32]}, r"image_size is \[48, 32\]; only square images"),
         ({"num_channels": 1}, "num_channels is 1"),
     ],

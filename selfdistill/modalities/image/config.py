@@ -1,11 +1,14 @@
 """The image sections of the config."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
     patch_size: int = 16
+    relative_bias: Literal["shared", "block"] = "shared"
+    """block: every block has relative positions of its own, as in published fine-tuned models."""
 
 
 @dataclass(frozen=True)

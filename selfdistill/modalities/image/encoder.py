@@ -1,4 +1,4 @@
-"""Patch embedding, class and mask token, and the shared relative position bias (BEiT)."""
+"""Patch embedding, class and mask token, and the relative position bias (BEiT)."""
 
 import torch
 from timm.layers import PatchEmbed, RelPosBias
@@ -28,8 +28,14 @@ class ImageEncoder(FeatureEncoder):
         self.local = PatchEmbed((height, width), config.patch_size, 3, model.width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.width))
-        self.relative_bias = RelPosBias(self.local.grid_size, model.heads, prefix_tokens=1)
-        nn.init.zeros_(self.relative_bias.relative_position_bias_table)
+        shared = config.relative_bias == "shared"
+        biases = [
+            RelPosBias(self.local.grid_size, model.heads, prefix_tokens=1)
+            for _ in range(1 if shared else model.depth)
+        ]
+        for bias in biases:
+            nn.init.zeros_(bias.relative_position_bias_table)
+        self.relative_bias = biases[0] if shared else nn.ModuleList(biases)
         self.local.apply(beit_)
         beit_tensor_(self.class_token)
         beit_tensor_(self.mask_token)
@@ -45,4 +51,5 @@ class ImageEncoder(FeatureEncoder):
         return Tokens(torch.cat([first.to(tokens.x.dtype), tokens.x], dim=1))
 
     def attention_bias(self) -> Tensor:
-        return self.relative_bias.get_bias()
+        biases = (part for part in self.relative_bias.modules() if isinstance(part, RelPosBias))
+        return torch.cat([bias.get_bias() for bias in biases])

@@ -20,15 +20,17 @@ from selfdistill.renaming import weight_and_bias
 
 ARCHITECTURE = "Data2VecVisionModel"
 LAYER = "encoder.layer.{}"
+TABLE = "relative_position_bias_table"
 BICUBIC = 3
 
 NAMES = [
     ("encoder.class_token", "embeddings.cls_token"),
     ("encoder.mask_token", "embeddings.mask_token"),
     *weight_and_bias("encoder.local.proj", "embeddings.patch_embeddings.projection"),
+    (f"encoder.relative_bias.{TABLE}", f"encoder.relative_position_bias.{TABLE}"),
     (
-        "encoder.relative_bias.relative_position_bias_table",
-        "encoder.relative_position_bias.relative_position_bias_table",
+        f"encoder.relative_bias.{{}}.{TABLE}",
+        f"{LAYER}.attention.attention.relative_position_bias.{TABLE}",
     ),
     *block_names(
         LAYER,
@@ -72,8 +74,8 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
         "num_channels": 3,
         "use_mask_token": True,
         "use_absolute_position_embeddings": False,
-        "use_relative_position_bias": False,
-        "use_shared_relative_position_bias": True,
+        "use_relative_position_bias": config.encoder.relative_bias == "block",
+        "use_shared_relative_position_bias": config.encoder.relative_bias == "shared",
         "use_mean_pooling": True,
         "out_indices": segmentation_layers(model.depth),
     }
@@ -89,15 +91,13 @@ def segmentation_layers(depth: int) -> list[int]:
 def sections(
     theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
 ) -> dict[str, dict[str, Any]]:
-    require(
-        theirs,
-        {
-            "use_absolute_position_embeddings": False,
-            "use_relative_position_bias": False,
-            "use_shared_relative_position_bias": True,
-            "num_channels": 3,
-        },
-    )
+    require(theirs, {"use_absolute_position_embeddings": False, "num_channels": 3})
+    by_block = theirs["use_relative_position_bias"]
+    if by_block == theirs["use_shared_relative_position_bias"]:
+        raise UserError(
+            f"config.json: use_relative_position_bias and use_shared_relative_position_bias are "
+            f"both {by_block}; only weights with one of them can be read"
+        )
     size, patch = theirs["image_size"], theirs["patch_size"]
     for key, value in (("image_size", size), ("patch_size", patch)):
         if not isinstance(value, int):
@@ -108,7 +108,7 @@ def sections(
         if key in processor
     }
     return {
-        "encoder": {"patch_size": patch},
+        "encoder": {"patch_size": patch, "relative_bias": "block" if by_block else "shared"},
         "mask": {"num_patches": max(1, (size // patch) ** 2 // 2)},
         "model": {
             **block_section(theirs),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfdistill.errors import DataBudgetError, SelfdistillError
 
+MODEL = "a run, a checkpoint, a folder of transformers, or USER/NAME on the Hub"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -63,11 +64,7 @@ def _add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "longer than the model's (input.max_seconds, input.max_tokens) are cropped to their "
         "beginning; what cannot be used is skipped. Both are counted.",
     )
-    embed.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run, a checkpoint, a folder of transformers or USER/NAME on the Hub",
-    )
+    embed.add_argument("model", metavar="MODEL", help=MODEL)
     embed.add_argument(
         "inputs",
         nargs="+",
@@ -102,11 +99,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description="Write a folder that transformers loads: weights, config, processor or "
         "tokenizer, and a model card.",
     )
-    export.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run, a checkpoint, a folder of transformers or USER/NAME on the Hub",
-    )
+    export.add_argument("model", metavar="MODEL", help=MODEL)
     export.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="must not be there, or be empty"
     )

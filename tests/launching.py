@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState
 
 from selfdistill.cli import main
@@ -40,6 +41,7 @@ def _child(argv: list[str], output: Path, setup: Setup | None) -> None:
         os.dup2(file, descriptor)
         os.close(file)
     os.environ |= ENVIRONMENT
+    torch.set_num_threads(1)  # the server has imported torch before it could read the variable
     multiprocessing.set_start_method("fork", force=True)  # not what started this process
     if setup is not None:
         setup()

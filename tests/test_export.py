@@ -6,6 +6,7 @@ import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,21 +126,21 @@ def test_the_files_have_the_rights_that_the_user_wants(
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 10 kB."""
+    """No file may grow beyond 10 kB; pytest itself must not write meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_nothing(
-    runs: SmallRuns, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_full_disk_leaves_nothing(runs: SmallRuns, tmp_path: Path) -> None:
     source = str(runs.run("image"))
-    request.getfixturevalue("small_disk")
-    with pytest.raises(SelfdistillError, match=r"^--out: cannot write .*out: .*too large"):
+    message = r"^--out: cannot write .*out: .*too large"
+    with pytest.raises(SelfdistillError, match=message), small_disk():
         export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -42,9 +42,9 @@ class Moments(NamedTuple):
     """First and second moments of vectors, to be added over batches and processes.
 
     Attributes:
-        size: number of vectors, scalar.
-        total: their sum, [D].
-        outer: sum of their outer products, [D, D].
+        size: number of vectors, float64 scalar.
+        total: their sum, float64 [D].
+        outer: sum of their outer products, float64 [D, D].
     """
 
     size: Tensor
@@ -54,19 +54,29 @@ class Moments(NamedTuple):
     @classmethod
     @torch.no_grad()
     def of(cls, x: Tensor, weight: Tensor) -> "Moments":
-        """Of x [B, N, D] where weight [B, N] is 1."""
+        """Of x [B, N, D] where weight [B, N] is 1.
+
+        The products are taken about the mean: where it is much larger than the deviation, as in a
+        collapse, float32 would lose the deviation in them.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            x = (x.detach().float() * weight[..., None]).flatten(0, 1)
-            return cls(weight.sum(), x.sum(0), x.T @ x)
+            weight = weight.flatten()[:, None]
+            x = x.detach().float().flatten(0, 1)
+            mean = (x * weight).sum(0) / weight.sum().clamp(min=1)
+            centred = (x - mean) * weight
+            size, mean, rest = weight.sum().double(), mean.double(), centred.sum(0).double()
+            cross = mean.outer(rest)  # rest is what rounding leaves of a sum that should be 0
+            products = (centred.T @ centred).double() + cross + cross.T + size * mean.outer(mean)
+            return cls(size, rest + size * mean, products)
 
     def plus(self, other: "Moments") -> "Moments":
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
     def covariance(self) -> Tensor:
         """Unbiased covariance [D, D], float64."""
-        size = self.size.double().clamp(min=1)
-        mean = self.total.double() / size
-        return (self.outer.double() - size * mean.outer(mean)) / (size - 1).clamp(min=1)
+        size = self.size.clamp(min=1)
+        mean = self.total / size
+        return (self.outer - size * mean.outer(mean)) / (size - 1).clamp(min=1)
 
     def std(self) -> float:
         """Mean over channels of the deviation, sqrt(variance + 1e-6) as fairseq logs it."""

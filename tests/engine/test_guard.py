@@ -137,6 +137,6 @@ def test_healthy_runs_are_let_be(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES["broken"])
-def test_a_teacher_that_is_too_fast_is_seen(name: str) -> None:
+def test_a_teacher_that_copies_the_student_is_seen_without_its_distance(name: str) -> None:
     with pytest.raises(HealthError, match=r"collapsed at step (9|1[0-5])00: .* fell to"):
         watch(name, TRAJECTORIES["broken"][name])

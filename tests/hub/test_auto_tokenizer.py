@@ -11,10 +11,8 @@ from tokenizer_cases import (
     strings_with_special_tokens,
     train_sentencepiece,
 )
-from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from selfdistill.errors import UserError
 from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
     Tokenizer,
@@ -151,26 +149,3 @@ def test_text_comes_back(pair: Pair) -> None:
             assert found == collapse(text)
     marked = theirs.decode(ours.encode("ba<mask>", 99))
     assert marked.replace(" ", "") == "<s>ba<mask></s>"
-
-
-def test_repositories_older_than_tokenizer_json(tmp_path: Path) -> None:
-    """They have RoBERTa's vocab.json and merges.txt alone."""
-    content = json.loads(byte_level(tmp_path / "whole.json").read_text(encoding="utf-8"))
-    merges = [" ".join(pair) for pair in content["model"]["merges"]]
-    vocab = json.dumps(content["model"]["vocab"])
-    (tmp_path / "vocab.json").write_text(vocab, encoding="utf-8")
-    text = "\n".join(["#version: 0.2", *merges, ""])
-    (tmp_path / "merges.txt").write_text(text, encoding="utf-8")
-    ours = load_tokenizer(tmp_path / "tokenizer.json")
-    theirs = RobertaTokenizerFast(
-        str(tmp_path / "vocab.json"),
-        str(tmp_path / "merges.txt"),
-        # as transformers 4 has it by itself
-        mask_token=AddedToken("<mask>", lstrip=True, normalized=False, special=True),
-        add_prefix_space=False,
-    )
-    found = [ours.encode(text, 10_000) for text in STRINGS]
-    assert found == [theirs(text)["input_ids"] for text in STRINGS]
-    (tmp_path / "merges.txt").write_text("a b c", encoding="utf-8")
-    with pytest.raises(UserError, match=r"vocab\.json or merges\.txt is damaged"):
-        load_tokenizer(tmp_path / "tokenizer.json")

@@ -29,7 +29,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "torchvision": {"backend": "torchvision"},
     "default": {},
 }
-if transformers.__version__.startswith("4."):
+if not hasattr(transformers, "BeitImageProcessorPil"):  # before the backends had names
     BACKENDS |= {"pil": {"use_fast": False}, "torchvision": {"use_fast": True}}
 
 

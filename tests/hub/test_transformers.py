@@ -60,7 +60,7 @@ def test_auto_classes(modality: str, exported: Exported) -> None:
         processor
         in {
             "audio": {"Wav2Vec2FeatureExtractor"},
-            "image": {"BeitImageProcessor"},
+            "image": {"BeitImageProcessor", "BeitImageProcessorFast"},
             "text": {"PreTrainedTokenizerFast", "TokenizersBackend"},
         }[modality]
     )

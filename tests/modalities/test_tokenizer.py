@@ -379,3 +379,21 @@ def test_the_config_beside_it_says_what_is_not_in_it(tmp_path: Path) -> None:
     assert fields["add_prefix_space"] is False
     path = byte_level(tmp_path / "b.json", add_prefix_space=True)
     assert tokenizer_config(load_tokenizer(path), 24)["add_prefix_space"] is True
+
+
+def test_repositories_older_than_tokenizer_json(tmp_path: Path) -> None:
+    """They have RoBERTa's vocab.json and merges.txt alone."""
+    whole = byte_level(tmp_path / "whole.json")
+    content = json.loads(whole.read_text(encoding="utf-8"))
+    merges = [" ".join(pair) for pair in content["model"]["merges"]]
+    vocab = json.dumps(content["model"]["vocab"])
+    (tmp_path / "vocab.json").write_text(vocab, encoding="utf-8")
+    text = "\n".join(["#version: 0.2", *merges, ""])
+    (tmp_path / "merges.txt").write_text(text, encoding="utf-8")
+    ours, theirs = (load_tokenizer(path) for path in (tmp_path / "tokenizer.json", whole))
+    strings = odd_strings() + strings_with_special_tokens()
+    assert [ours.encode(s, 999) for s in strings] == [theirs.encode(s, 999) for s in strings]
+    assert ours.is_same_as(parse_tokenizer(ours.content, whole))
+    (tmp_path / "merges.txt").write_text("a b c", encoding="utf-8")
+    with pytest.raises(UserError, match=r"vocab\.json or merges\.txt is damaged"):
+        load_tokenizer(tmp_path / "tokenizer.json")

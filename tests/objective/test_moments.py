@@ -42,7 +42,16 @@ def test_they_add_up_over_batches_and_processes() -> None:
     whole = Moments.of(x, weight)
     parts = Moments.of(x[:1], weight[:1]).plus(Moments.of(x[1:], weight[1:]))
     for a, b in zip(parts, whole, strict=True):
-        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_deviation_far_below_the_mean_is_not_lost() -> None:
+    x, ones = vectors(0).double(), torch.ones(4, 50)
+    shifted = (1e-3 * x + 7).float()
+    wanted = torch.cov(shifted.double().flatten(0, 1).T)
+    parts = Moments.of(shifted[:2], ones[:2]).plus(Moments.of(shifted[2:], ones[2:]))
+    for found in (Moments.of(shifted, ones), parts):
+        torch.testing.assert_close(found.covariance(), wanted, rtol=1e-5, atol=1e-11)
 
 
 def test_collapse_shows() -> None:
@@ -64,5 +73,5 @@ def test_no_graph_is_kept_and_autocast_does_not_round() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = Moments.of(x, weights())
     assert not found.outer.requires_grad
-    assert found.outer.dtype == torch.float32
+    assert found.outer.dtype == torch.float64
     torch.testing.assert_close(found.outer, Moments.of(x, weights()).outer, rtol=0, atol=0)

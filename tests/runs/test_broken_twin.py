@@ -1,4 +1,4 @@
-"""A run whose teacher copies the student, or is much too fast, is stopped; a healthy one is not."""
+"""A run whose teacher is a copy of the student is stopped; its healthy twin is not."""
 
 from pathlib import Path
 
@@ -12,10 +12,7 @@ from selfdistill.pretrain import pretrain
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["train.steps=800", "guard.after_steps=600", "log.every=50", "eval.tasks={}"]
-
-
-def teacher(decay: float) -> list[str]:
-    return [f"teacher.ema_decay={decay}", f"teacher.ema_end_decay={decay}"]
+BROKEN = ["teacher.ema_decay=0", "teacher.ema_end_decay=0"]
 
 
 def run(folder: Path, *overrides: str) -> None:
@@ -26,14 +23,9 @@ def run(folder: Path, *overrides: str) -> None:
 
 def test_the_broken_twin_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(HealthError, match=r"collapsed at step \d+: .*the teacher is a copy"):
-        run(tmp_path, *teacher(0))
+        run(tmp_path, *BROKEN)
     with RunDir(tmp_path) as kept:
         assert list(kept.checkpoints.glob("step-*/manifest.json")), "the state was not saved"
-
-
-def test_a_teacher_that_is_much_too_fast_is_stopped(tmp_path: Path) -> None:
-    with pytest.raises(HealthError, match=r"min_predicted_share 0\.5 of the targets'"):
-        run(tmp_path, *teacher(0.5))
 
 
 def test_the_healthy_twin_is_not(tmp_path: Path) -> None:

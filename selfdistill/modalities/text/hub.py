@@ -99,11 +99,19 @@ def companions(folder: Path) -> dict[str, str]:
 
 def fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every token is of type 0, whose vector fine-tuning moves: ours has it in the positions."""
-    if not {TOKEN_TYPES, POSITIONS} <= tensors.keys():
-        return tensors
-    positions = tensors[POSITIONS].clone()
-    positions[PAD_ID + 1 :] += tensors[TOKEN_TYPES][0]
-    return {**tensors, POSITIONS: positions}
+    found = {_today(name): tensor for name, tensor in tensors.items()}
+    if {TOKEN_TYPES, POSITIONS} <= found.keys():
+        positions = found[POSITIONS].clone()
+        positions[PAD_ID + 1 :] += found[TOKEN_TYPES][0]
+        found[POSITIONS] = positions
+    return found
+
+
+def _today(name: str) -> str:
+    # BERT's names in TensorFlow, which transformers 5.0 writes too
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
 
 
 def attach(config: RunConfig, folder: Path) -> RunConfig:

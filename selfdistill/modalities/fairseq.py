@@ -4,28 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.errors import UserError
-from selfdistill.renaming import Pair, weight_and_bias
+from selfdistill.modalities.block_names import block_names
+from selfdistill.renaming import Pair
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+LAYERS = {
+    "attention.proj": "self_attn.out_proj",
+    "norm1": "self_attn_layer_norm",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+    "norm2": "final_layer_norm",
+}
 
 
-def block_names(prefix: str) -> list[Pair]:
-    """Names of the Transformer layers below ``prefix`` in a fairseq encoder."""
-    ours, theirs = "student.trunk.blocks.{}", f"{prefix}layers.{{}}"
-    qkv = tuple(f"{theirs}.self_attn.{p}.weight" for p in PROJECTIONS)
-    names: list[Pair] = [(f"{ours}.attention.qkv.weight", qkv)]
-    names += [
-        (f"{ours}.attention.{p[0]}_bias", f"{theirs}.self_attn.{p}.bias") for p in PROJECTIONS
-    ]
-    for mine, yours in {
-        "attention.proj": "self_attn.out_proj",
-        "norm1": "self_attn_layer_norm",
-        "mlp.fc1": "fc1",
-        "mlp.fc2": "fc2",
-        "norm2": "final_layer_norm",
-    }.items():
-        names += weight_and_bias(f"{ours}.{mine}", f"{theirs}.{yours}")
-    return names
+def layer_names(prefix: str) -> list[Pair]:
+    """Names of the student's Transformer layers below ``prefix`` in a fairseq encoder."""
+    pairs = block_names(f"{prefix}layers.{{}}", PROJECTIONS, LAYERS)
+    return [(f"student.{ours}", theirs) for ours, theirs in pairs]
 
 
 def require(config: Mapping[str, Any], key: str, wanted: Any, why: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.modalities.fairseq import (
-    block_names,
     ema_section,
+    layer_names,
     objective_section,
     require,
 )
@@ -24,7 +24,7 @@ NAMES = [
     *weight_and_bias("student.encoder.local.projection", "post_extract_proj"),
     *weight_and_bias("student.encoder.positions.convs.{}", "encoder.pos_conv.{}.0"),
     *weight_and_bias("student.encoder.norm", "encoder.layer_norm"),
-    *block_names("encoder."),
+    *layer_names("encoder."),
     *weight_and_bias("head.0", "final_proj"),
 ]
 

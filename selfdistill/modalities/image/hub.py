@@ -8,14 +8,8 @@ from typing import Any
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import HubFormat
-from selfdistill.modalities.hub import (
-    BLOCK,
-    block_fields,
-    block_names,
-    block_section,
-    hold,
-    require,
-)
+from selfdistill.modalities.block_names import BLOCK, block_names
+from selfdistill.modalities.hub import block_fields, block_section, hold, require
 from selfdistill.renaming import weight_and_bias
 
 ARCHITECTURE = "Data2VecVisionModel"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import HubFormat
-from selfdistill.modalities.hub import block_fields, block_names, block_section, hold, require
+from selfdistill.modalities.block_names import block_names
+from selfdistill.modalities.hub import block_fields, block_section, hold, require
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
     EOS_ID,

@@ -5,8 +5,8 @@ from typing import Any
 
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.modalities.fairseq import (
-    block_names,
     ema_section,
+    layer_names,
     objective_section,
     require,
 )
@@ -18,7 +18,7 @@ NAMES = [
     ("student.encoder.local.weight", f"{PREFIX}embed_tokens.weight"),
     ("student.encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
     *weight_and_bias("student.encoder.norm", f"{PREFIX}layernorm_embedding"),
-    *block_names(PREFIX),
+    *layer_names(PREFIX),
     *weight_and_bias("head.{}", "encoder.regression_head.{}"),
 ]
 

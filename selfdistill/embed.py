@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -32,6 +30,7 @@ from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.pretrained import Weights, load_pretrained
 from selfdistill.probes.features import mean_over_valid
+from selfdistill.tensor_files import save_tensors
 from selfdistill.types import Batch
 
 SUFFIX = ".safetensors"
@@ -256,12 +255,9 @@ def _tensors(features: _Features, pool: Pool) -> dict[str, Tensor]:
 def _write(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     writing = out.with_name(f".{out.name}.writing")
     try:
-        writing.touch()
-        mode = writing.stat().st_mode  # safetensors makes files that only their owner can read
-        save_file(dict(tensors), writing, dict(metadata))
-        writing.chmod(mode)
+        save_tensors(writing, tensors, metadata)
         writing.rename(out)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise SelfdistillError(f"--out: cannot write '{out}': {error}") from error
     finally:
         writing.unlink(missing_ok=True)

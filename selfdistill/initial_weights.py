@@ -7,8 +7,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfdistill.config import RunConfig
@@ -21,7 +19,7 @@ from selfdistill.modalities.base import Modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.originals import load_original, recognise
 from selfdistill.pretrained import checkpoint_config, locate, run_folder
-from selfdistill.torch_file import read_torch_file
+from selfdistill.tensor_files import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +175,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_original(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    content = _read_file(path)
+    content = read_weights(path, KEY)
     model = content.get("model", content)
     student = _parameters(model, path)
     # BEiT keeps the teacher beside the student, fairseq among its parameters
@@ -189,17 +187,3 @@ def _parameters(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise UserError(f"{KEY}: {path} holds no parameters")
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    if path.suffix != ".safetensors":
-        loaded = read_torch_file(path, KEY)
-        if not isinstance(loaded, Mapping):
-            raise UserError(f"{KEY}: {path} holds no parameters")
-        return loaded
-    try:
-        return load_file(path)
-    except OSError as error:
-        raise UserError(f"{KEY}: cannot read {path}: {error.strerror}") from error
-    except SafetensorError as error:
-        raise UserError(f"{KEY}: {path} is damaged or no checkpoint: {error}") from error

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfdistill import embed as module
+from selfdistill import tensor_files
 from selfdistill.cli import main
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.pretrained import Pretrained, load_pretrained
@@ -470,7 +471,7 @@ def test_a_failing_write_leaves_nothing(
         raise SafetensorError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", full)
+        patch.setattr(tensor_files, "save_file", full)
         assert main(["embed", run("image"), "in", "--out", "f.safetensors"]) == 1
     assert "--out: cannot write 'f.safetensors': no space left" in capsys.readouterr().err
     assert [path.name for path in Path.cwd().iterdir()] == ["in"]

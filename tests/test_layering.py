@@ -20,6 +20,7 @@ FLOORS = [
         "masking",
         "renaming",
         "torch_file",
+        "tensor_files",
         "durable",
     },
     {"models", "data"},

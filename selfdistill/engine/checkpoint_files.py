@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from selfdistill.durable import sync_folder, write_synced
 from selfdistill.errors import UserError
+from selfdistill.tensor_files import save_tensors
 
 _FORMAT = 1
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -58,18 +59,6 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.touch()
-    mode = path.stat().st_mode  # safetensors makes files that only their owner can read
-    try:
-        save_file(_separate(tensors), path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    path.chmod(mode)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
 def _digest(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         return {
@@ -84,8 +73,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    _write_tensors(folder / _MODEL, checkpoint.model)
-    _write_tensors(folder / _OPTIMIZER, checkpoint.optimizer)
+    save_tensors(folder / _MODEL, _separate(checkpoint.model))
+    save_tensors(folder / _OPTIMIZER, _separate(checkpoint.optimizer))
     write_synced(folder / _STATE, json.dumps(checkpoint.state))
     files = {name: _digest(folder / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
     manifest = {"format": _FORMAT, "step": checkpoint.step, "files": files}

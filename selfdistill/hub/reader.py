@@ -6,8 +6,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfdistill.config import RunConfig
@@ -16,7 +14,7 @@ from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import HubFormat, Modality, load_modality, modality_names
 from selfdistill.renaming import to_ours
-from selfdistill.torch_file import read_torch_file
+from selfdistill.tensor_files import read_weights
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -169,19 +167,8 @@ class HubFolder:
         }
 
     def _read(self, path: Path) -> dict[str, Tensor]:
-        if path.suffix != ".safetensors":
-            content = read_torch_file(path, self.key)
-            tensors = content if isinstance(content, Mapping) else {}
-            return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-        try:
-            return load_file(path)
-        except OSError as error:
-            raise UserError(f"{self.key}: cannot read {path}: {error.strerror}") from error
-        except SafetensorError as error:
-            raise UserError(
-                f"{self.key}: {path} is no safetensors file, or is cut short ({error}); "
-                "fetch it again, or save the weights as safetensors"
-            ) from error
+        content = read_weights(path, self.key)
+        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from selfdistill.config import RunConfig
@@ -19,6 +17,7 @@ from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.hub.reader import CONFIG
 from selfdistill.modalities.base import HubFormat, Modality
 from selfdistill.renaming import to_theirs
+from selfdistill.tensor_files import save_tensors
 
 MAX_SHARD_SIZE = "5GB"
 INDEX = "model.safetensors.index.json"
@@ -119,16 +118,7 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: 
         max_shard_size=max_shard_size,
     )
     for name, members in split.filename_to_tensors.items():
-        path = folder / name
-        path.touch()
-        mode = path.stat().st_mode  # safetensors makes files that only their owner can read
-        try:
-            save_file({n: tensors[n] for n in members}, path, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-        path.chmod(mode)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+        save_tensors(folder / name, {n: tensors[n] for n in members}, {"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_synced(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -7,6 +7,14 @@ from typing import Any
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 
+POST_NORM = {
+    "model.norm_order": "post",
+    "model.key_bias": True,
+    "model.layer_scale": 0.0,
+    "model.norm_eps": 1e-5,
+}
+"""What the classes for audio and text can hold."""
+
 
 def hold(config: RunConfig, architecture: str, wanted: Mapping[str, Any]) -> None:
     """Refuse to export what the class has no field for.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from selfdistill import tensor_files
 from selfdistill.engine import checkpoint as checkpoint_module
 from selfdistill.engine import checkpoint_files
 from selfdistill.engine.checkpoint import (
@@ -125,7 +126,7 @@ def boundaries(monkeypatch: pytest.MonkeyPatch, kill_at: int) -> list[int]:
 
         monkeypatch.setattr(owner, name, patched)
 
-    patch(checkpoint_files, "save_file", lambda _, path: Path(path).write_bytes(b"\x10\0\0"))
+    patch(tensor_files, "save_file", lambda _, path: Path(path).write_bytes(b"\x10\0\0"))
     patch(checkpoint_files, "write_synced", lambda path, text: path.write_text(text[:5]))
     patch(shutil, "rmtree", lambda path, **_: next(iter(sorted(Path(path).iterdir()))).unlink())
     patch(os, "fsync")
@@ -249,11 +250,11 @@ def test_a_write_that_fails_leaves_the_previous_one(
 ) -> None:
     previous = saver.save(example(1))
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(code, os.strerror(code))
 
     target = {
-        "model": (checkpoint_files, "save_file"),
+        "model": (tensor_files, "save_file"),
         "state": (checkpoint_files, "write_synced"),
         "rename": (checkpoint_module.os, "rename"),
     }[where]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from selfdistill import tensor_files
 from selfdistill.errors import SelfdistillError, UserError
-from selfdistill.hub import writer
 from selfdistill.hub.writer import INDEX, check_free, write_folder
 
 TENSORS = {f"w{i}": torch.full((1000,), float(i)) for i in range(5)}
@@ -56,7 +56,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "save_file", full_disk)
+    monkeypatch.setattr(tensor_files, "save_file", full_disk)
     with pytest.raises(SelfdistillError, match=r"--out: cannot write .*No space left on device"):
         write_folder(tmp_path / "out", TENSORS, TEXTS)
     assert names(tmp_path) == []

@@ -8,7 +8,7 @@ from typing import Any
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import block_names
-from selfdistill.modalities.hub import block_fields, block_section, hold, require
+from selfdistill.modalities.hub import POST_NORM, block_fields, block_section, hold, require
 from selfdistill.renaming import weight_and_bias
 
 ARCHITECTURE = "Data2VecAudioModel"
@@ -37,16 +37,7 @@ NAMES = [
 
 
 def config_fields(config: RunConfig) -> dict[str, Any]:
-    hold(
-        config,
-        ARCHITECTURE,
-        {
-            "model.norm_order": "post",
-            "model.key_bias": True,
-            "model.layer_scale": 0.0,
-            "model.norm_eps": 1e-5,
-        },
-    )
+    hold(config, ARCHITECTURE, POST_NORM)
     encoder, model = config.encoder, config.model
     channels, kernels, strides = (list(part) for part in zip(*encoder.conv_layers, strict=True))
     return {

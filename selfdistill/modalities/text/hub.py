@@ -13,7 +13,7 @@ from torch import Tensor
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import block_names
-from selfdistill.modalities.hub import block_fields, block_section, hold, require
+from selfdistill.modalities.hub import POST_NORM, block_fields, block_section, hold, require
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
     EOS_ID,
@@ -50,16 +50,7 @@ NAMES = [
 
 
 def config_fields(config: RunConfig) -> dict[str, Any]:
-    hold(
-        config,
-        ARCHITECTURE,
-        {
-            "model.norm_order": "post",
-            "model.key_bias": True,
-            "model.layer_scale": 0.0,
-            "model.norm_eps": 1e-5,
-        },
-    )
+    hold(config, ARCHITECTURE, POST_NORM)
     return {
         **block_fields(config),
         "vocab_size": config.encoder.vocab_size,

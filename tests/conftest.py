@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import build_config
@@ -39,6 +40,12 @@ TINY: dict[str, dict[str, Any]] = {
         "teacher": {"own_local_encoder": True},
     },
 }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    """Runs of three steps; each module has its own, for its tests may change them."""
+    return SmallRuns(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

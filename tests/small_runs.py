@@ -14,8 +14,9 @@ from selfdistill.cli import main
 from selfdistill.config import RunConfig
 from selfdistill.config_file import load_config
 from selfdistill.modalities.base import load_modality
+from selfdistill.objective.data2vec import Data2Vec
 
-__all__ = ["MODALITIES", "STEPS", "SmallRuns", "below", "checkpoint", "same", "saved"]
+__all__ = ["MODALITIES", "STEPS", "SmallRuns", "below", "checkpoint", "fresh", "same", "saved"]
 
 STEPS = 3
 WORDS = (f"train.steps={STEPS}", "optim.warmup_steps=0", "checkpoint.every=2")
@@ -79,3 +80,9 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def fresh(config: RunConfig, seed: int = 7) -> Data2Vec:
+    """An untrained model of a run."""
+    torch.manual_seed(seed)
+    return Data2Vec(load_modality(config.modality), config)

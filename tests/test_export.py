@@ -21,11 +21,6 @@ from selfdistill.export import export
 WEIGHTS = "model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    return SmallRuns(tmp_path_factory.mktemp("export"))
-
-
 @pytest.fixture
 def copied(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import SmallRuns, same
+from small_runs import SmallRuns, fresh, same
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
@@ -25,16 +25,6 @@ import replay  # noqa: E402
 
 RECORDINGS = GOLDEN / "recordings"
 KINDS = {"v1_text": "fairseq", "v1_audio_nopad": "fairseq", "vision_v1_rand_step": "beit"}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    return SmallRuns(tmp_path_factory.mktemp("initial-originals"))
-
-
-def fresh(config: RunConfig, seed: int = 7) -> Data2Vec:
-    torch.manual_seed(seed)
-    return Data2Vec(load_modality(config.modality), config)
 
 
 def load(source: Path, model: Data2Vec, config: RunConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
+from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, fresh, same, saved
 from tiny import write_shard
 
 from selfdistill import pretrained
@@ -20,20 +20,10 @@ from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import load_pretrained
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    return SmallRuns(tmp_path_factory.mktemp("initial-weights"))
-
-
 @pytest.fixture
 def moved(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run; nothing in it says where it lies."""
     return lambda modality: shutil.copytree(runs.run(modality), tmp_path / "moved")
-
-
-def fresh(config: RunConfig, seed: int = 7) -> Data2Vec:
-    torch.manual_seed(seed)
-    return Data2Vec(load_modality(config.modality), config)
 
 
 def start(source: Path | str, config: RunConfig, run_dir: Path | None = None) -> InitialWeights:

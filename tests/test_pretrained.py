@@ -17,11 +17,6 @@ from selfdistill.pretrained import Pretrained, load_pretrained, locate, run_fold
 OWN_LOCAL_ENCODER = {"audio": False, "image": True, "text": True}
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    return SmallRuns(tmp_path_factory.mktemp("pretrained"))
-
-
 def state_of(found: Pretrained) -> dict[str, Tensor]:
     return found.backbone.state_dict()
 

@@ -17,11 +17,6 @@ from selfdistill.export import export
 from selfdistill.pretrained import load_pretrained
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
-    return SmallRuns(tmp_path_factory.mktemp("card"))
-
-
 @pytest.fixture
 def copied(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run."""

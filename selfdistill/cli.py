@@ -11,6 +11,7 @@ from pathlib import Path
 from selfdistill.errors import DataBudgetError, SelfdistillError
 
 MODEL = "a run, a checkpoint, a folder of transformers, or USER/NAME on the Hub"
+MODALITY = "whose encoder, of a run over several modalities"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(run=_pretrain)
     _add_embed(commands)
     _add_export(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -87,6 +89,7 @@ def _add_embed(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "the other",
     )
     embed.add_argument("--batch-size", type=int, default=16, help="inputs at a time (default 16)")
+    embed.add_argument("--modality", default="", metavar="NAME", help=MODALITY)
     embed.add_argument("--weights", choices=("student", "teacher"), default="student")
     embed.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     embed.set_defaults(run=_embed)
@@ -103,6 +106,12 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     export.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="must not be there, or be empty"
     )
+    export.add_argument(
+        "--modality",
+        default="",
+        metavar="NAME",
+        help=f"{MODALITY} (default: of all, in DIR/NAME)",
+    )
     export.add_argument("--weights", choices=("student", "teacher"), default="student")
     export.add_argument(
         "--push",
@@ -112,6 +121,21 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "repository that is made for it is public unless your account says otherwise",
     )
     export.set_defaults(run=_export)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="draw the accuracy of runs over their training time",
+        description="Draw the accuracy of runs over their training time, evaluations left out, and "
+        "print when each had the final accuracy of the first one. Runs that differ in their seed "
+        "only are drawn as one: their mean, and a band from the worst to the best.",
+    )
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    compare.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="or .png")
+    compare.add_argument("--task", help="of eval.tasks (default: each modality's first)")
+    compare.add_argument("--probe", choices=("linear", "few_shot", "knn"), default="linear")
+    compare.set_defaults(run=_compare)
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -136,11 +160,19 @@ def _embed(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         weights=options.weights,
         device=options.device,
+        modality=options.modality,
     )
 
 
 def _export(options: argparse.Namespace) -> None:
     from selfdistill.export import export
 
-    address = export(options.model, options.out, options.weights, options.push)
-    print(f"written to {options.out}" + (f", uploaded to {address}" if address else ""))
+    lines = export(options.model, options.out, options.weights, options.push, options.modality)
+    print("\n".join(lines))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from selfdistill.compare import compare
+
+    table = compare(options.runs, options.out, options.task, options.probe)
+    print(f"{table}\n\nwritten to {options.out}")

@@ -3,10 +3,30 @@
 The sections ``encoder``, ``mask`` and ``input`` belong to the modality: their dataclasses live in
 ``selfdistill/modalities/<name>/`` and are found through the ``modality`` key. Everything else is
 here. Names are the papers' and the originals' where they have one.
+
+A run over several modalities has ``modalities`` in place of ``modality``: below each name stand the
+modality's own sections and what it sets otherwise than the rest of the file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What the ``encoder`` sections of all modalities share."""
+
+    prenet_depth: int = 0
+    """Transformer blocks of the modality's own before the shared ones."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """What the ``mask`` sections of all modalities share."""
+
+    num_masks: int = 1
+    """Masks per sample (the originals' clone_batch); the teacher sees each sample once."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,35 @@ class ObjectiveConfig:
     loss_scale: float | str = "rsqrt_width"
     """Factor on the loss summed over the width: 1/sqrt(width), 1/width, or a number."""
     head_layers: int = 1
+    """Linear layers behind the student; strategy dense."""
     head_initializer: Literal["default", "bert", "beit"] = "default"
     """default: torch's own."""
+    cls_loss: float = 0.0
+    """Weight of a second loss: the last extra token predicts the mean of the targets. Its mean over
+    the masks of a batch is added to the mean over the masked tokens."""
+    loss_weight: float = 1.0
+    """Factor on a modality's loss in a run over several."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The convolutional decoder of the strategy visible."""
+
+    width: int = 384
+    """Channels (the originals' decoder_dim)."""
+    layers: int = 4
+    kernel: int = 7
+    groups: int = 16
+    residual: bool = True
+    """Whether a layer that keeps the number of channels adds its input."""
+    projection_layers: int = 1
+    projection_ratio: float = 2.0
+    """Width inside a projection of several layers, as a multiple of ``width``."""
+    initializer: Literal["default", "bert"] = "default"
+    """Of the projection; default: torch's own."""
+    input_dropout: float = 0.0
+    mask_noise_std: float = 0.01
+    """Deviation of the noise that stands for what the student did not see."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +111,9 @@ class TeacherConfig:
     ema_decay: float = 0.999
     ema_end_decay: float = 0.9999
     ema_anneal_end_step: int = 30_000
-    own_local_encoder: bool = False
-    """False: the teacher reads the student's local features (audio) and the feature encoder runs
-    once per batch. True: it has its own."""
+    scope: Literal["all", "all_but_local", "blocks"] = "all_but_local"
+    """What the teacher has of its own: all; all but the local encoder, so that it reads the
+    student's local features; or the shared blocks only."""
     copied: list[str] = field(default_factory=list)
     """Parts of the teacher, by name prefix, that are copied from the student, not averaged."""
 
@@ -99,7 +146,13 @@ class OptimConfig:
     eps: float = 1e-6
     weight_decay: float = 0.01
     no_decay: list[str] = field(
-        default_factory=lambda: ["*.mask_token", "*.class_token", "*position*", "*.relative_bias.*"]
+        default_factory=lambda: [
+            "*.mask_token",
+            "*.class_token",
+            "*position*",
+            "*.relative_bias.*",
+            "*.alibi.*",
+        ]
     )
     """Parameters without weight decay, by name pattern, beside those of one dimension."""
     decay_one_dimensional: bool = False
@@ -126,6 +179,9 @@ class TrainConfig:
 class DataConfig:
     train: list[str] = field(default_factory=list)
     """Shards: paths, globs, brace lists, or sample://NAME for the data in the package."""
+    sampling_weight: float = 1.0
+    """Share of ``train.batch_size`` that a modality has in a run over several, in proportion to the
+    others'."""
     workers: int = 2
     max_bad_share: float = 0.05
     """Stop when more than this share of the samples read is bad."""
@@ -171,6 +227,10 @@ class CompatConfig:
     """Padded frames take part in instance and batch norm of the targets."""
     padding_in_positions: bool = False
     """Padding is cleared before the first positional convolution only, and leaks from there."""
+    padding_in_features: bool = False
+    """Padding is not cleared before positional convolutions, the blocks and the decoder at all."""
+    summed_class_loss: bool = False
+    """The class loss is summed over the rows of a batch, so that its weight grows with them."""
     masked_only_teacher: bool = False
     """The text teacher sees the masked tokens only, padding elsewhere."""
     ema_epoch_steps: int = 0
@@ -183,10 +243,17 @@ class CompatConfig:
 @dataclass(frozen=True)
 class RunConfig:
     modality: str
+    """image, audio, text, or the dotted path of a module that declares one; empty in a run over
+    several."""
     run_dir: str
     encoder: Any
     mask: Any
     input: Any
+    modalities: Mapping[str, "RunConfig"] = field(default_factory=dict)
+    """The resolved config of each modality of a run over several, by name."""
+    strategy: Literal["dense", "visible"] = "dense"
+    """dense: the student has a mask vector where it must not look (data2vec 1.0). visible: it has
+    the visible tokens only, and a decoder fills in the rest (2.0)."""
     seed: int = 0
     resume: str = "auto"
     """auto: go on if run_dir holds a checkpoint, else start. never: refuse a used run_dir.
@@ -196,6 +263,7 @@ class RunConfig:
     USER/NAME on the Hub, or a file of the original authors; empty: fresh ones."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -205,3 +273,8 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     compat: CompatConfig = field(default_factory=CompatConfig)
+
+    def parts(self) -> dict[str, "RunConfig"]:
+        """The config of each modality as if it ran alone, by the modality's short name."""
+        parts = self.modalities or {self.modality: self}
+        return {name.rpartition(".")[2]: part for name, part in parts.items()}

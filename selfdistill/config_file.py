@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, field, make_dataclass
+from dataclasses import asdict, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from selfdistill.config import RunConfig
+from selfdistill.config import (
+    DecoderConfig,
+    GuardConfig,
+    ObjectiveConfig,
+    RunConfig,
+    TeacherConfig,
+)
 from selfdistill.config_limits import check
 from selfdistill.errors import UserError
 
@@ -58,8 +64,23 @@ def load_config(
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
+    _refuse_idle(content, overrides)
     given = _plain(lambda: _override(content, overrides))
     return build_config(given, sections)
+
+
+def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """An override that every modality of the file sets otherwise would change nothing."""
+    parts = content.get("modalities")
+    if not isinstance(parts, dict) or not parts:
+        return
+    for override in overrides:
+        section, _, key = override.partition("=")[0].partition(".")
+        values = [part.get(section) for part in parts.values() if isinstance(part, dict)]
+        if values and all(isinstance(value, dict) and key in value for value in values):
+            raise UserError(
+                f"{section}.{key}: every modality sets it; write modalities.NAME.{section}.{key}"
+            )
 
 
 def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
@@ -70,15 +91,108 @@ def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
     return merged
 
 
+OF_A_MODALITY = (
+    "encoder",
+    "mask",
+    "input",
+    "objective",
+    "decoder",
+    "teacher",
+    "guard",
+    "data",
+    "eval",
+)
+"""Sections that each modality of a run over several may set for itself."""
+SHARED = (
+    "teacher.ema_decay",
+    "teacher.ema_end_decay",
+    "teacher.ema_anneal_end_step",
+    "guard.max_nonfinite",
+    "data.workers",
+    "data.max_bad_share",
+    "eval.every",
+)
+"""Keys of these sections that the modalities of a run must agree on."""
+
+
 def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunConfig:
     """The checked config of nested plain values; see ``load_config``."""
-    if not isinstance(given.get("modality"), str):
+    several = given.get("modalities")
+    if not several:
+        return _of_one(given, sections)
+    if not isinstance(several, dict):
+        raise UserError("modalities: must be names with their sections, such as audio: {...}")
+    if given.get("modality"):
+        raise UserError(
+            f"modality: {given['modality']}, but there are modalities, too; remove one of the two"
+        )
+    shared = {key: value for key, value in given.items() if key not in ("modality", "modalities")}
+    for key in ("encoder", "mask", "input", "data.train", "eval.tasks"):
+        section, _, name = key.partition(".")
+        value = shared.get(section)
+        if (value or {}).get(name) if name and isinstance(value, dict) else value and not name:
+            raise UserError(f"{key}: belongs below modalities.NAME in a run over several")
+    for section in OF_A_MODALITY:
+        if not isinstance(shared.get(section) or {}, dict):
+            raise UserError(f"{section}: {shared[section]!r} is no section; give it keys")
+    parts = {name: _part(name, own, shared, sections) for name, own in several.items()}
+    short = [name.rpartition(".")[2] for name in parts]
+    if len(set(short)) < len(short):
+        raise UserError(f"modalities: {', '.join(parts)} must differ in the last part of the name")
+    first = next(iter(parts.values()))
+    if len(parts) == 1:
+        return first
+    return replace(
+        first,
+        modality="",
+        encoder=None,
+        mask=None,
+        input=None,
+        objective=ObjectiveConfig(),
+        decoder=DecoderConfig(),
+        teacher=replace(first.teacher, scope=TeacherConfig.scope, copied=[]),
+        guard=GuardConfig(max_nonfinite=first.guard.max_nonfinite),
+        data=replace(first.data, train=[], sampling_weight=1.0),
+        eval=replace(first.eval, tasks={}),
+        modalities=parts,
+    )
+
+
+def _part(
+    name: str, own: Any, shared: dict[str, Any], sections: Callable[[str], Sections]
+) -> RunConfig:
+    """The config of one modality of several as if it ran alone."""
+    if not isinstance(own, dict):
+        raise UserError(f"modalities.{name}: must hold the modality's sections")
+    for section, values in own.items():
+        if section not in OF_A_MODALITY:
+            near = difflib.get_close_matches(str(section), OF_A_MODALITY, n=1, cutoff=0.0)
+            raise UserError(
+                f"modalities.{name}.{section}: a modality has no such section of its own; the "
+                f"nearest valid one is modalities.{name}.{near[0]}"
+            )
+        for key in values if isinstance(values, dict) else ():
+            if f"{section}.{key}" in SHARED:
+                raise UserError(
+                    f"modalities.{name}.{section}.{key}: is shared by all modalities; set "
+                    f"{section}.{key}"
+                )
+    merged: Any = _plain(lambda: OmegaConf.merge(shared, own))
+    try:
+        return _of_one({**merged, "modality": name}, sections)
+    except UserError as error:
+        raise UserError(f"modalities.{name}: {error}") from error
+
+
+def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunConfig:
+    if not isinstance(given.get("modality"), str) or not given["modality"]:
         raise UserError("modality: missing; write modality: image, audio or text")
     modality = sections(given["modality"])
     own = [
         ("encoder", modality.encoder_config, field(default_factory=modality.encoder_config)),
         ("mask", modality.mask_config, field(default_factory=modality.mask_config)),
         ("input", modality.input_config, field(default_factory=modality.input_config)),
+        ("modalities", dict, field(default_factory=dict)),
         ("run_dir", str, field(default="")),
     ]
     schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
@@ -144,9 +258,32 @@ def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
             ) from error
 
 
+def plain_config(config: RunConfig) -> dict[str, Any]:
+    """The config as nested plain values that ``build_config`` reads."""
+    given: dict[str, Any] = _lists(asdict(replace(config, modalities={})))
+    if not config.modalities:
+        return given
+    for key in ("modality", "encoder", "mask", "input"):
+        del given[key]
+    given["modalities"] = {name: _own_sections(part) for name, part in config.modalities.items()}
+    return given
+
+
+def _own_sections(part: RunConfig) -> dict[str, Any]:
+    """What a modality has for itself, of which nothing is taken from the shared sections."""
+    sections = {}
+    for name in OF_A_MODALITY:
+        values = asdict(getattr(part, name))
+        sections[name] = {
+            key: value for key, value in values.items() if f"{name}.{key}" not in SHARED
+        }
+    plain: dict[str, Any] = _lists(sections)
+    return plain
+
+
 def dump_config(config: RunConfig) -> str:
     """The config as YAML that ``load_config`` reads back."""
-    return yaml.safe_dump(_lists(asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
 
 
 def _lists(value: Any) -> Any:

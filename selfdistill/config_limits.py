@@ -11,7 +11,13 @@ AT_LEAST_ONE = (
     "model.width",
     "model.depth",
     "model.heads",
+    "mask.num_masks",
     "objective.head_layers",
+    "decoder.width",
+    "decoder.layers",
+    "decoder.kernel",
+    "decoder.groups",
+    "decoder.projection_layers",
     "guard.max_nonfinite",
     "guard.patience",
     "train.steps",
@@ -27,9 +33,12 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "seed",
+    "encoder.prenet_depth",
     "model.norm_eps",
     "model.layer_scale",
     "objective.loss_beta",
+    "objective.cls_loss",
+    "decoder.mask_noise_std",
     "teacher.ema_anneal_end_step",
     "guard.after_steps",
     "guard.min_target_std",
@@ -45,13 +54,20 @@ NOT_NEGATIVE = (
     "data.workers",
     "eval.every",
 )
-POSITIVE = ("model.mlp_ratio", "optim.lr")
+POSITIVE = (
+    "model.mlp_ratio",
+    "objective.loss_weight",
+    "decoder.projection_ratio",
+    "data.sampling_weight",
+    "optim.lr",
+)
 SHARES = (
     "model.dropout",
     "model.attention_dropout",
     "model.activation_dropout",
     "model.drop_path",
     "model.layer_drop",
+    "decoder.input_dropout",
 )
 UP_TO_ONE = ("teacher.ema_decay", "teacher.ema_end_decay", "data.max_bad_share")
 
@@ -75,6 +91,8 @@ def check(config: RunConfig) -> None:
         for key in keys:
             _need(fine(_value(config, key)), config, key, rule)
     _check_contradictions(config)
+    if config.strategy == "visible":
+        _check_decoder(config)
 
 
 def _check_contradictions(config: RunConfig) -> None:
@@ -105,6 +123,13 @@ def _check_contradictions(config: RunConfig) -> None:
         "must be rsqrt_width, mean or a number",
     )
     _need(
+        objective.cls_loss == 0 or getattr(config.encoder, "num_extra_tokens", 0) >= 1,
+        config,
+        "objective.cls_loss",
+        "needs a class token; choose 0, or encoder.num_extra_tokens of 1 or more where there is "
+        "such a key",
+    )
+    _need(
         config.optim.warmup_steps <= train.steps,
         config,
         "optim.warmup_steps",
@@ -116,6 +141,17 @@ def _check_contradictions(config: RunConfig) -> None:
         "train.batch_size",
         f"is not a multiple of train.accumulate {train.accumulate}",
     )
+
+
+def _check_decoder(config: RunConfig) -> None:
+    groups = config.decoder.groups
+    for key in ("model.width", "decoder.width"):
+        _need(
+            _value(config, key) % groups == 0,
+            config,
+            "decoder.groups",
+            f"does not divide {key} {_value(config, key)}",
+        )
 
 
 def _value(config: RunConfig, key: str) -> Any:

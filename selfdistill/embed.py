@@ -74,6 +74,7 @@ def embed(
     batch_size: int = 16,
     weights: Weights = "student",
     device: str | None = None,
+    modality: str = "",
 ) -> None:
     """Write the features of all inputs that can be used, in their order.
 
@@ -84,6 +85,7 @@ def embed(
         layers: ``last``, ``all``, or numbers with commas between them.
         batch_size: inputs at a time; the features do not depend on it.
         device: as torch names it; None: a GPU if there is one.
+        modality: whose encoder, of a run over several.
 
     Raises:
         UserError: an argument cannot work, or no input can be used.
@@ -94,13 +96,13 @@ def embed(
         raise UserError(f"--batch-size: {batch_size} must be 1 or more")
     place = _device(device)
     paths = find_inputs(inputs)
-    pretrained = load_pretrained(model, weights)
+    pretrained = load_pretrained(model, weights, modality=modality)
     backbone, config = pretrained.backbone, pretrained.config
-    numbers = choose_layers(layers, len(backbone.trunk.blocks))
+    numbers = choose_layers(layers, backbone.depth)
     pipeline = pretrained.modality.build_pipeline(config)
     samples = open_inputs(paths, pipeline.extensions)
     _check_names([key for part in samples for key in part.keys])
-    if config.compat.padding_in_positions:
+    if config.compat.padding_in_positions or config.compat.padding_in_features:
         batch_size = 1  # with padding a row would depend on its neighbours
     features = _compute(backbone.to(place), pipeline, samples, numbers, pool, batch_size)
     tensors = _tensors(features, pool)

@@ -4,6 +4,9 @@
 75 preempted after saving (run the same command again to go on), 1 anything else.
 """
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
 
 class SelfdistillError(Exception):
     """Base of the errors that end a run with one line on stderr and no traceback."""
@@ -48,3 +51,15 @@ class BadSample(Exception):
         super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+@contextmanager
+def errors_of(modality: str, parts: Collection[str]) -> Iterator[None]:
+    """Name the modality in errors, where a run has several ``parts``."""
+    try:
+        yield
+    except SelfdistillError as error:
+        if len(parts) == 1:
+            raise
+        whose = f"modalities.{modality}" if isinstance(error, UserError) else modality
+        raise type(error)(f"{whose}: {error}") from error

@@ -1,6 +1,7 @@
 """The evaluations of a run, during training and at its end."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,12 +9,12 @@ import torch
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.durable import write_atomically
-from selfdistill.engine.metrics import Progress
+from selfdistill.engine.metrics import Progress, by_modality
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.trainer import Trainer
-from selfdistill.modalities.backbone import Backbone, build_backbone
-from selfdistill.modalities.base import Modality
-from selfdistill.probes.evaluate import Evaluator
+from selfdistill.errors import errors_of
+from selfdistill.modalities.backbone import Backbones, build_backbones
+from selfdistill.probes.evaluate import PROBES, Evaluator
 from selfdistill.probes.table import render
 
 
@@ -21,23 +22,33 @@ class Evaluation:
     """The probes of a run: called by the trainer, on the main process only.
 
     The last result is kept in ``RUN/eval.json``.
+
+    Args:
+        config: of the run.
+        pipelines: by modality.
+        trainer: whose student is evaluated.
+        run_dir: None on processes other than the main one.
+        progress: the console.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        modality: Modality,
-        pipeline: InputPipeline,
+        pipelines: Mapping[str, InputPipeline],
         trainer: Trainer,
         run_dir: RunDir | None,
         progress: Progress,
     ) -> None:
         self.config = config
-        self.modality = modality
+        self.parts = config.parts()
         self.trainer = trainer
         self.run_dir = run_dir
         self.progress = progress
-        self.evaluator = Evaluator(config, pipeline) if config.eval.tasks else None
+        self.evaluators = {
+            name: Evaluator(part, pipelines[name])
+            for name, part in self.parts.items()
+            if part.eval.tasks and run_dir is not None
+        }
 
     def __call__(self, step: int) -> dict[str, float]:
         """Evaluate after ``step`` steps; returns what is to be logged."""
@@ -47,42 +58,45 @@ class Evaluation:
 
     def check(self) -> None:
         """Refuse labelled sets that cannot be used, before any time is spent on training."""
-        if self.evaluator is not None and self.run_dir is not None:
-            self.evaluator.check()
+        for name, evaluator in self.evaluators.items():
+            with errors_of(name, self.parts):
+                evaluator.check()
 
     def make_up_for(self) -> None:
         """Evaluate a run that was killed between its last checkpoint and the end."""
-        step = self.trainer.step_count
-        if (
-            self.run_dir is not None
-            and self._last().get(self.config.modality, {}).get("step") != step
-        ):
-            scalars = self._evaluate(step)
-            if self.trainer.writer is not None and scalars:
-                self.trainer.writer.write(step, scalars)
+        step, last = self.trainer.step_count, self._last()
+        if any(last.get(name, {}).get("step") != step for name in self.evaluators):
+            self.trainer.log_evaluation(self._evaluate(step))
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        if self.evaluator is None or self.run_dir is None:
+        if self.run_dir is None or not self.evaluators:
             return {}
         self.progress.log(f"evaluating frozen features after {step} steps")
-        untrained = None if self.evaluator.baselines else self._untrained()
-        result = self.evaluator.evaluate(untrained, self.trainer.plain_model.student)
-        found = result[self.config.modality]
-        found["step"] = step
+        known = all(evaluator.baselines for evaluator in self.evaluators.values())
+        untrained = None if known else self._untrained()
+        trained = self.trainer.plain_model.student
+        result: dict[str, Any] = {}
+        for name, evaluator in self.evaluators.items():
+            with errors_of(name, self.parts):
+                before = None if untrained is None else untrained[name]
+                result |= evaluator.evaluate(before, trained[name])
+            result[name]["step"] = step
         write_atomically(self.run_dir.eval_path, json.dumps(result, indent=2))
-        linear = found["linear"]
-        self.trainer.collapse.check_accuracy(step, linear, 2 * linear["standard_error"]["trained"])
-        return {
-            f"eval/{task}/{probe}": scores[probe]["trained"]
-            for task, scores in found["tasks"].items()
-            for probe in ("linear", "few_shot", "knn")
-        }
+        self._check_accuracy(step, result)
+        return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
 
-    def _untrained(self) -> Backbone:
-        """The encoder as it was before the first step."""
+    def _check_accuracy(self, step: int, result: Mapping[str, Any]) -> None:
+        for name, found in result.items():
+            linear = found["linear"]
+            margin = 2 * linear["standard_error"]["trained"]
+            with errors_of(name, self.parts):
+                self.trainer.collapse[name].check_accuracy(step, linear, margin)
+
+    def _untrained(self) -> Backbones:
+        """The encoders as they were before the first step."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            untrained = build_backbone(self.modality, self.config)
+            untrained = build_backbones(self.config)
         return untrained.to(self.trainer.accelerator.device)
 
     def show(self) -> None:
@@ -97,3 +111,11 @@ class Evaluation:
             return {}
         found: dict[str, Any] = json.loads(self.run_dir.eval_path.read_text(encoding="utf-8"))
         return found
+
+
+def _scalars(found: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"eval/{task}/{probe}": scores[probe]["trained"]
+        for task, scores in found.get("tasks", {}).items()
+        for probe in PROBES
+    }

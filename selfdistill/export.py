@@ -1,6 +1,7 @@
 """Export an encoder as a folder that transformers loads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +16,65 @@ from selfdistill.hub.writer import (
     why_not_exportable,
     write_folder,
 )
-from selfdistill.pretrained import Pretrained, Weights, load_pretrained
+from selfdistill.pretrained import Pretrained, Weights, load_all
 
 CARD = "README.md"
 
 
-def export(source: str, out: Path, weights: Weights = "student", push_to: str = "") -> str:
+def export(
+    source: str, out: Path, weights: Weights = "student", push_to: str = "", modality: str = ""
+) -> list[str]:
     """Write a folder for transformers, and upload it if that is asked for.
 
     Args:
         source: as in ``load_pretrained``. A folder of transformers keeps its model card.
-        out: the new folder; must not be there, or be empty.
+        out: the new folder; must not be there, or be empty. Of a run over several modalities it
+            gets a folder for each that transformers can hold, unless one is named.
         weights: whose.
         push_to: USER/NAME on the Hub; empty: nowhere.
+        modality: whose encoder, of a run over several; empty: of all.
 
     Returns:
-        The address of the uploaded commit, or nothing.
+        What was written and what could not be, a line each.
 
     Raises:
-        UserError: nothing there that can be loaded, transformers cannot hold it, or ``out`` holds
-            something.
+        UserError: nothing there that can be loaded, transformers can hold none of it, or ``out``
+            holds something.
         SelfdistillError: it cannot be written or uploaded.
     """
     check_free(out)
     if push_to:
         check_push(push_to)
-    found = load_pretrained(source, weights)
+    found = load_all(source, weights, modality=modality)
+    if push_to and len(found) > 1:
+        raise UserError(
+            f"--push: {push_to} can hold one encoder, and {source} has {', '.join(found)}; name "
+            "one with --modality"
+        )
+    obstacles = {name: why_not_exportable(one.modality, one.config) for name, one in found.items()}
+    if all(obstacles.values()):
+        where = next(iter(found.values())).source
+        reasons = "; ".join(_whose(name, found) + reason for name, reason in obstacles.items())
+        raise UserError(f"export: {where} cannot be loaded by transformers: {reasons}")
+    lines = []
+    for name, one in found.items():
+        folder = out / name if len(found) > 1 else out
+        if obstacles[name]:
+            lines.append(f"{name} is left out: {obstacles[name]}")
+            continue
+        _write(one, folder)
+        address = push(folder, push_to) if push_to else ""
+        lines.append(f"written to {folder}" + (f", uploaded to {address}" if address else ""))
+    return lines
+
+
+def _whose(name: str, found: Mapping[str, Pretrained]) -> str:
+    return f"{name}: " if len(found) > 1 else ""
+
+
+def _write(found: Pretrained, out: Path) -> None:
     hub = found.modality.hub
-    obstacle = why_not_exportable(found.modality, found.config)
-    if hub is None or obstacle:
-        raise UserError(f"export: {found.source} cannot be loaded by transformers: {obstacle}")
+    assert hub is not None, "it is exportable"
     tensors = hub_tensors(hub, found.config, dict(found.backbone.named_parameters()))
     parameters = sum(tensor.numel() for tensor in tensors.values())
     if is_hub_folder(found.source):
@@ -54,26 +84,28 @@ def export(source: str, out: Path, weights: Weights = "student", push_to: str = 
         config = found.modality.attach(found.config, Path())
         card = model_card(hub, config, _origin(found), parameters)
     write_folder(out, tensors, texts_of(hub, found.config, found.companions, card))
-    return push(out, push_to) if push_to else ""
 
 
 def _origin(found: Pretrained) -> Origin:
     run, step = found.companions, found.step or 0
-    evaluation = _json(run / "eval.json")
-    if evaluation.get(found.config.modality, {}).get("step") != step:
-        evaluation = {}
-    return Origin(found.weights, step, _last_loss(run / "metrics.jsonl", step), evaluation)
+    (name,) = found.config.parts()
+    own = _json(run / "eval.json").get(name, {})
+    evaluation = {name: own} if own.get("step") == step else {}
+    key = f"{name}/loss" if found.trained_with else "loss"
+    loss = _last(run / "metrics.jsonl", key, step)
+    return Origin(found.weights, step, loss, evaluation, found.trained_with)
 
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _last_loss(path: Path, step: int) -> float | None:
+def _last(path: Path, key: str, step: int) -> float | None:
+    """What was logged last up to a step; None: nothing."""
     if not path.is_file():
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     # a run that still writes, or was killed, may end in half a line
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    losses = [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
-    return losses[-1] if losses else None
+    values = [row[key] for row in rows if key in row and row["step"] <= step]
+    return values[-1] if values else None

@@ -1,8 +1,9 @@
 """Start a run from weights that exist: a run, a folder of transformers, an original's file."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from selfdistill.config import RunConfig
 from selfdistill.durable import write_atomically
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.checkpoint_files import Checkpoint
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, errors_of
 from selfdistill.hub.reader import HubFolder, is_hub_folder
-from selfdistill.modalities.base import Modality
+from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.originals import load_original, recognise
 from selfdistill.pretrained import checkpoint_config, locate, run_folder
@@ -33,7 +34,21 @@ SHAPE = (
     "model.norm_eps",
     "model.key_bias",
 )
-OF_A_RUN = ("objective.head_layers", "teacher.own_local_encoder")
+OF_A_PREDICTOR = {
+    "dense": ("objective.head_layers",),
+    "visible": (
+        "decoder.width",
+        "decoder.layers",
+        "decoder.kernel",
+        "decoder.groups",
+        "decoder.residual",
+        "decoder.projection_layers",
+        "decoder.projection_ratio",
+    ),
+}
+OF_A_STRATEGY = ("predictors.*", "*.mask_token")
+"""Parameters that a run of another strategy need not have."""
+BY_MODALITY = ("student.encoders", "teacher.encoders", "predictors")
 # only the kernels' width follows from position_width, rounded; the weights' shapes tell it
 NOT_SHAPE = ("input_dropout", "position_width")
 
@@ -47,20 +62,25 @@ class InitialWeights:
 
     Args:
         config: of the run to start.
-        modality: of that run.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such thing, or it cannot start a run over several modalities.
     """
 
-    def __init__(self, config: RunConfig, modality: Modality) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.modality = modality
+        self.parts = config.parts()
         self.path = locate(config.init_from, KEY)
         self.is_file = self.path.is_file()
         self.is_hub = not self.is_file and is_hub_folder(self.path)
         if not self.is_file and not self.is_hub:
             self.path = find_checkpoint(self.path, KEY)
+        elif len(self.parts) > 1:
+            raise UserError(
+                f"{KEY}: {self.path} holds one encoder, which can start a run over its modality "
+                f"only; start each modality alone, or start this run over {', '.join(self.parts)} "
+                "from another one over the same"
+            )
 
     def check(self) -> None:
         """Refuse weights of another encoder; those of a file are looked at when they are loaded.
@@ -70,10 +90,27 @@ class InitialWeights:
         """
         if self.is_file:
             return
-        more = () if self.is_hub else OF_A_RUN
-        modality, theirs = self.modality, self._config()
-        self._refuse_other({"modality": modality.name}, {"modality": theirs.modality})
-        self._refuse_other(_shape(modality, self.config, more), _shape(modality, theirs, more))
+        theirs = self._configs()
+        self._check_modalities(theirs)
+        for name, part in self.parts.items():
+            with errors_of(name, self.parts):
+                self._check_shape(part, theirs[name])
+
+    def _check_modalities(self, theirs: Mapping[str, RunConfig]) -> None:
+        mine, yours = list(self.parts), list(theirs)
+        if len(mine) > 1 and set(mine) != set(yours):
+            raise UserError(
+                f"{KEY}: {self.path} is of a run over {', '.join(yours)}; a run over "
+                f"{', '.join(mine)} starts from one over the same modalities"
+            )
+        if mine[0] not in theirs:
+            self._refuse_other({"modality": mine[0]}, {"modality": ", ".join(yours)})
+
+    def _check_shape(self, mine: RunConfig, yours: RunConfig) -> None:
+        more: tuple[str, ...] = ()
+        if not self.is_hub and mine.strategy == yours.strategy:
+            more = OF_A_PREDICTOR[mine.strategy]
+        self._refuse_other(_shape(mine, more), _shape(yours, more))
 
     def bring_companions(self) -> None:
         """Copy what belongs to the weights into the run's folder.
@@ -84,19 +121,22 @@ class InitialWeights:
         if self.is_file:
             return
         home = self.path if self.is_hub else run_folder(self.path)
-        for name, content in self.modality.companions(home).items():
-            ours = Path(self.config.run_dir) / name
-            if not ours.exists():
-                ours.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(ours, content)
-            elif ours.read_bytes() != content.encode():
-                raise UserError(
-                    f"{KEY}: {ours} differs from that of {home}, which the weights were trained "
-                    "with; remove it, or choose another run_dir"
-                )
+        for part in self.parts.values():
+            for name, content in load_modality(part.modality).companions(home).items():
+                self._bring(Path(self.config.run_dir) / name, content, home)
+
+    def _bring(self, ours: Path, content: str, home: Path) -> None:
+        if not ours.exists():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(ours, content)
+        elif ours.read_bytes() != content.encode():
+            raise UserError(
+                f"{KEY}: {ours} differs from that of {home}, which the weights were trained "
+                "with; remove it, or choose another run_dir"
+            )
 
     def load_into(self, model: Data2Vec) -> None:
-        """Load student and teacher, and from a run or an original the head too.
+        """Load student and teacher, and from a run or an original the predictors too.
 
         Args:
             model: of the run's config.
@@ -112,40 +152,67 @@ class InitialWeights:
         else:
             self._load_checkpoint(model)
 
-    def _config(self) -> RunConfig:
+    def _configs(self) -> dict[str, RunConfig]:
         if self.is_hub:
-            return HubFolder(self.path, KEY).config()
-        return checkpoint_config(self._checkpoint())
+            return HubFolder(self.path, KEY).config().parts()
+        return checkpoint_config(self._checkpoint()).parts()
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpointer(self.path.parent, keep=1).load(self.path)
 
     def _load_original(self, model: Data2Vec) -> None:
+        (mine,) = self.parts
         student, teacher = _read_original(self.path)
         try:
             theirs = recognise(student)[0].name
-            if theirs == self.modality.name:
+            if theirs == mine:
                 load_original(model, student, teacher)
         except UserError as error:
             raise UserError(f"{KEY}: {self.path}: {error}") from error
-        self._refuse_other({"modality": self.modality.name}, {"modality": theirs})
+        self._refuse_other({"modality": mine}, {"modality": theirs})
 
     def _load_checkpoint(self, model: Data2Vec) -> None:
+        checkpoint = self._checkpoint()
+        parts = checkpoint_config(checkpoint).parts()
+        others = parts.keys() - self.parts
+        ours = model.state_dict()
+        theirs = {
+            name: tensor
+            for name, tensor in checkpoint.model.items()
+            if not any(name.startswith(f"{part}.{o}.") for part in BY_MODALITY for o in others)
+        }
+        for names, what in (
+            (_of_a_strategy(ours.keys() - theirs.keys()), "are not in {} and are fresh"),
+            (_of_a_strategy(theirs.keys() - ours.keys()), "of {} have no place here"),
+        ):
+            if names:
+                logger.warning("%s: %s %s", KEY, ", ".join(names), what.format(self.path))
+            for name in names:
+                theirs.pop(name, None)
+            theirs |= {name: ours[name] for name in names if name in ours}
+        same = all(parts[n].teacher.scope == part.teacher.scope for n, part in self.parts.items())
+        if not same:
+            logger.warning("%s: the teacher starts as the student, by another scope", KEY)
+            theirs = {n: t for n, t in theirs.items() if not n.startswith("teacher.")}
+            theirs |= {name: ours[name] for name in ours if name.startswith("teacher.")}
         try:
-            model.load_state_dict(self._checkpoint().model)
+            model.load_state_dict(theirs)
         except RuntimeError as error:
             reasons = " ".join(str(error).split())
             raise UserError(f"{KEY}: {self.path} does not fit the model: {reasons}") from error
+        if not same:
+            model.update_teacher(decay=0.0)
 
     def _load_hub_folder(self, model: Data2Vec) -> None:
-        folder = HubFolder(self.path, KEY)
-        for name, value in folder.sections["input"].items():
-            mine = getattr(self.config.input, name)
-            if name not in self.modality.architecture and _plain(mine) != _plain(value):
+        ((name, config),) = self.parts.items()
+        modality, folder = load_modality(config.modality), HubFolder(self.path, KEY)
+        for key, value in folder.sections["input"].items():
+            mine = getattr(config.input, key)
+            if key not in modality.architecture and _plain(mine) != _plain(value):
                 logger.warning(
-                    "%s: input.%s is %s, the weights were made for %s", KEY, name, mine, value
+                    "%s: input.%s is %s, the weights were made for %s", KEY, key, mine, value
                 )
-        for note in folder.load_into(model.student):
+        for note in folder.load_into(model.student[name]):
             logger.warning("%s: %s", KEY, note)
         model.update_teacher(decay=0.0)
 
@@ -162,9 +229,14 @@ class InitialWeights:
             )
 
 
-def _shape(modality: Modality, config: RunConfig, more: Sequence[str]) -> dict[str, Any]:
+def _of_a_strategy(names: Iterable[str]) -> list[str]:
+    return sorted(n for n in names if any(fnmatch(n, pattern) for pattern in OF_A_STRATEGY))
+
+
+def _shape(config: RunConfig, more: Sequence[str]) -> dict[str, Any]:
     """The keys that decide which parameters there are and what they compute."""
-    keys = [*SHAPE, *more, *(f"input.{key}" for key in modality.architecture)]
+    architecture = load_modality(config.modality).architecture
+    keys = [*SHAPE, *more, *(f"input.{key}" for key in architecture)]
     keys += [f"encoder.{key}" for key in asdict(config.encoder) if key not in NOT_SHAPE]
     shape = {key: _plain(reduce(getattr, key.split("."), config)) for key in keys}
     return {**shape, "model.layer_scale": "more than 0" if config.model.layer_scale else 0}

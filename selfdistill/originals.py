@@ -11,6 +11,7 @@ from selfdistill.config_file import build_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import Modality, OriginalFormat, load_modality, modality_names
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.objective.state import of_predictor, of_student, of_teacher
 from selfdistill.renaming import to_ours
 
 
@@ -22,16 +23,18 @@ def recognise(state: Mapping[str, Tensor]) -> tuple[Modality, OriginalFormat]:
     """
     for name in modality_names():
         modality = load_modality(name)
-        if modality.original is not None and modality.original.marker in state:
-            return modality, modality.original
+        for original in modality.originals:
+            if original.marker in state:
+                return modality, original
     raise UserError(
-        "original checkpoint: its parameter names are none of data2vec 1.0's "
+        "original checkpoint: its parameter names are none of data2vec's "
         f"(the first is '{next(iter(state), 'missing')}')"
     )
 
 
 def original_config(
     modality: Modality,
+    original: OriginalFormat,
     settings: Mapping[str, Any],
     extra: Mapping[str, Mapping[str, Any]],
     run_dir: str = "unused",
@@ -39,7 +42,7 @@ def original_config(
     """The run config that stands for an original's settings.
 
     Args:
-        modality: with an original format.
+        modality, original: as ``recognise`` tells them.
         settings: the original's model config.
         extra: sections whose values are added to or replace the derived ones.
         run_dir: of the config.
@@ -47,8 +50,7 @@ def original_config(
     Raises:
         UserError: the settings ask for what the package cannot express.
     """
-    assert modality.original is not None
-    sections = modality.original.sections(settings)
+    sections = original.sections(settings)
     for section, values in extra.items():
         sections[section] = {**sections.get(section, {}), **values}
     sections |= {"modality": modality.name, "run_dir": run_dir}
@@ -58,10 +60,10 @@ def original_config(
 def load_original(
     model: Data2Vec, state: Mapping[str, Tensor], teacher_state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Load an original's weights into student, head and teacher.
+    """Load an original's weights into student, predictor and teacher.
 
     Args:
-        model: of the matching config.
+        model: of the matching config, over one modality.
         state: the student, by the original's names.
         teacher_state: the teacher, by the original's names relative to what it averages; None:
             the teacher starts as a copy of the student.
@@ -69,23 +71,38 @@ def load_original(
     Raises:
         UserError: names or shapes that do not fit, each named.
     """
-    _, original = recognise(state)
-    student = {
-        name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if name.startswith(("student.", "head."))
-    }
-    _load(student, state, original)
+    modality, original = recognise(state)
+    ours = model.state_dict(keep_vars=True)
+    _load(trained_part(ours, modality.name), state, original)
     model.update_teacher(decay=0.0)
     if teacher_state is not None:
-        whole = {original.teacher_prefix + name: value for name, value in teacher_state.items()}
-        teacher = {
-            name.replace("teacher.backbone.", "student.", 1): tensor
-            for name, tensor in model.state_dict(keep_vars=True).items()
-            if name.startswith("teacher.backbone.")
-        }
+        prefix = teacher_prefix(teacher_state, original)
+        whole = {prefix + name: value for name, value in teacher_state.items()}
         # a part that the original's teacher does not have follows the student's
-        _load(teacher, {**state, **whole}, original, subset=True)
+        _load(of_teacher(ours, modality.name), {**state, **whole}, original, subset=True)
+
+
+def trained_part(state: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Student and predictor of one modality, by the names of ``OriginalFormat.names``."""
+    return {**of_student(state, modality), **of_predictor(state, modality)}
+
+
+def teacher_prefix(teacher: Mapping[str, Tensor], original: OriginalFormat) -> str:
+    """What the names of an original's teacher lack in front to be names of its student.
+
+    Raises:
+        UserError: with no prefix do they become such names.
+    """
+    unknown: list[str] = []
+    for prefix in original.teacher_prefixes:
+        _, unknown = to_ours({prefix + n: t for n, t in teacher.items()}, original.names)
+        unknown = [n for n in unknown if not any(fnmatch(n, p) for p in original.ignored)]
+        if not unknown:
+            return prefix
+    raise UserError(
+        "original checkpoint: its teacher has parameters that its student has not: "
+        f"{', '.join(sorted(unknown)[:5])}"
+    )
 
 
 def _load(

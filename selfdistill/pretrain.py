@@ -1,7 +1,8 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,16 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import dump_config
-from selfdistill.data.loader import dead_workers_explained, training_batches
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.config_file import dump_config, plain_config
+from selfdistill.data.loader import Source, dead_workers_explained, training_batches
 from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.data.shares import split_batch
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.optim import check_schedule
 from selfdistill.engine.run_dir import RunDir, compare_configs
 from selfdistill.engine.trainer import Trainer
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
 from selfdistill.hub.writer import why_not_exportable
 from selfdistill.initial_weights import InitialWeights
@@ -73,19 +74,20 @@ def _accelerator(config: RunConfig) -> Accelerator:
 def _run(
     config: RunConfig, accelerator: Accelerator, run_dir: RunDir | None, must_resume: bool
 ) -> None:
-    modality = load_modality(config.modality)
+    weights = {name: part.data.sampling_weight for name, part in config.parts().items()}
+    train = config.train
+    sizes = split_batch(train.batch_size, weights, train.accumulate, accelerator.num_processes)
     resumed = _checkpoint_to_resume(config, must_resume)
     start = None
     with accelerator.main_process_first():
         if config.init_from and resumed is None:
-            start = InitialWeights(config, modality)
+            start = InitialWeights(config)
             start.check()
             start.bring_companions()
-        config = modality.prepare(config)
-    pipeline = modality.build_pipeline(config)
-    shards = ShardSet(resolve(config.data.train), pipeline.extensions)
+        config = _prepared(config)
+    sources = {name: _source(name, config.parts(), size) for name, size in sizes.items()}
     torch.manual_seed(config.seed)
-    model = Data2Vec(modality, config)
+    model = Data2Vec(config)
     if start is not None:
         start.load_into(model)
     checkpointer = writer = checkpoint = None
@@ -96,26 +98,27 @@ def _run(
         checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)
         _compare(checkpoint_config(checkpoint), config)
     progress = Progress(
-        config.train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
+        train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
     )
     if run_dir is not None:
         run_dir.save_config(dump_config(config))
         run_dir.save_environment(config.seed)
-        _announce(config, model, shards, run_dir, progress)
+        _announce(config, model, sources, run_dir, progress)
     trainer = Trainer(model, config, accelerator, checkpointer, writer, progress)
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
         progress.log(f"resumed from {resumed}")
     if writer is not None:
         writer.truncate_after(trainer.step_count)
-    evaluation = Evaluation(config, modality, pipeline, trainer, run_dir, progress)
+    pipelines = {name: source.pipeline for name, source in sources.items()}
+    evaluation = Evaluation(config, pipelines, trainer, run_dir, progress)
     try:
-        if trainer.step_count >= config.train.steps:
+        if trainer.step_count >= train.steps:
             progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")
             evaluation.make_up_for()
         else:
             evaluation.check()
-            _fit(config, shards, pipeline, trainer, evaluation)
+            _fit(config, sources, trainer, evaluation)
     finally:
         progress.close()
         if writer is not None:
@@ -123,19 +126,32 @@ def _run(
     evaluation.show()
 
 
+def _prepared(config: RunConfig) -> RunConfig:
+    """The config after each modality has made what it needs."""
+    if not config.modalities:
+        return load_modality(config.modality).prepare(config)
+    parts = {}
+    for name, part in config.modalities.items():
+        with errors_of(name, config.modalities):
+            parts[name] = load_modality(name).prepare(part)
+    return replace(config, modalities=parts)
+
+
+def _source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> Source:
+    config = parts[name]
+    pipeline = load_modality(config.modality).build_pipeline(config)
+    with errors_of(name, parts):
+        shards = ShardSet(resolve(config.data.train), pipeline.extensions)
+    return Source(shards, pipeline, batch_size)
+
+
 def _fit(
-    config: RunConfig,
-    shards: ShardSet,
-    pipeline: InputPipeline,
-    trainer: Trainer,
-    evaluation: Evaluation,
+    config: RunConfig, sources: Mapping[str, Source], trainer: Trainer, evaluation: Evaluation
 ) -> None:
     with dead_workers_explained():
         batches = training_batches(
-            shards,
-            pipeline,
+            sources,
             seed=config.seed,
-            batch_size=config.train.batch_size,
             accumulate=config.train.accumulate,
             rank=trainer.accelerator.process_index,
             world_size=trainer.accelerator.num_processes,
@@ -173,7 +189,7 @@ def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
 
 def _compare(old: RunConfig, new: RunConfig) -> None:
     """Refuse to resume what would be another model or another data order; warn of the rest."""
-    refused, changed = compare_configs(asdict(old), asdict(new))
+    refused, changed = compare_configs(plain_config(old), plain_config(new))
     if refused:
         raise UserError(
             f"resume: the checkpoint was made with other values: {'; '.join(refused)}. Change them "
@@ -184,13 +200,27 @@ def _compare(old: RunConfig, new: RunConfig) -> None:
 
 
 def _announce(
-    config: RunConfig, model: Data2Vec, shards: ShardSet, run_dir: RunDir, progress: Progress
+    config: RunConfig,
+    model: Data2Vec,
+    sources: Mapping[str, Source],
+    run_dir: RunDir,
+    progress: Progress,
 ) -> None:
+    """Say what is trained, on what, and what cannot be done with it."""
     millions = sum(p.numel() for p in model.student.parameters()) / 1e6
+    total = sum(len(source.shards) for source in sources.values())
     progress.log(
-        f"pretraining an encoder of {millions:.2f} M parameters for {config.modality} on "
-        f"{len(shards)} samples for {config.train.steps} steps of {config.train.batch_size}; "
+        f"pretraining an encoder of {millions:.2f} M parameters for {', '.join(sources)} on "
+        f"{total} samples for {config.train.steps} steps of {config.train.batch_size}; "
         f"everything is kept in {run_dir.path}"
     )
-    if obstacle := why_not_exportable(load_modality(config.modality), config):
-        progress.log(f"transformers will not be able to load this encoder: {obstacle}")
+    for name, source in sources.items() if len(sources) > 1 else ():
+        own = sum(p.numel() for p in model.student.encoders[name].parameters()) / 1e6
+        progress.log(
+            f"{name}: {len(source.shards)} samples, {source.batch_size} in each step; {own:.2f} M "
+            "parameters of its own"
+        )
+    for name, part in config.parts().items():
+        if obstacle := why_not_exportable(load_modality(part.modality), part):
+            which = f"the {name} encoder" if len(sources) > 1 else "this encoder"
+            progress.log(f"transformers will not be able to load {which}: {obstacle}")

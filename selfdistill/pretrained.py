@@ -1,10 +1,9 @@
 """Find and load an encoder that exists: in a run, a checkpoint, or a folder of transformers."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import build_config
@@ -15,6 +14,7 @@ from selfdistill.hub.reader import HubFolder, is_hub_folder
 from selfdistill.hub.remote import download, is_repository_name
 from selfdistill.modalities.backbone import Backbone, build_backbone
 from selfdistill.modalities.base import Modality, load_modality
+from selfdistill.objective.state import of_student, of_teacher
 
 Weights = Literal["student", "teacher"]
 
@@ -24,12 +24,14 @@ class Pretrained:
     """An encoder and what is known of it.
 
     Attributes:
-        modality, config: of the run; of a folder of transformers what it says of itself.
+        modality, config: of the run, of one over several what this one has; of a folder of
+            transformers what it says of itself.
         backbone: float32, on the CPU, in eval mode.
         source: the checkpoint, or the folder of transformers.
         companions: the folder of the files that belong to the weights.
         weights: whose they are.
         step: finished optimiser steps; None where that is not known.
+        trained_with: the other modalities of the run.
     """
 
     modality: Modality
@@ -39,6 +41,7 @@ class Pretrained:
     companions: Path
     weights: Weights
     step: int | None
+    trained_with: Sequence[str] = ()
 
 
 def locate(source: str, key: str) -> Path:
@@ -61,7 +64,9 @@ def locate(source: str, key: str) -> Path:
     )
 
 
-def load_pretrained(source: str, weights: Weights = "student", key: str = "MODEL") -> Pretrained:
+def load_pretrained(
+    source: str, weights: Weights = "student", key: str = "MODEL", modality: str = ""
+) -> Pretrained:
     """Load an encoder to use it.
 
     Args:
@@ -69,26 +74,63 @@ def load_pretrained(source: str, weights: Weights = "student", key: str = "MODEL
             USER/NAME on the Hub.
         weights: of a run.
         key: the command's name of ``source``, for the error messages.
+        modality: whose encoder, of a run over several.
 
     Raises:
         UserError: nothing there that can be loaded.
     """
+    found = load_all(source, weights, key, modality)
+    if len(found) > 1:
+        raise UserError(
+            f"--modality: {next(iter(found.values())).source} is of a run over "
+            f"{', '.join(found)}; name one of them"
+        )
+    return next(iter(found.values()))
+
+
+def load_all(
+    source: str, weights: Weights = "student", key: str = "MODEL", modality: str = ""
+) -> dict[str, Pretrained]:
+    """The encoders of all modalities, by name, or of the one that is named; see
+    ``load_pretrained``."""
     path = locate(source, key)
     if path.is_file():
         raise UserError(f"{key}: {path} is a file; give a run, a checkpoint or a folder")
     if is_hub_folder(path):
-        return _of_hub_folder(path, weights, key)
+        return _of_hub_folder(path, weights, key, modality)
     checkpoint_path = find_checkpoint(path, key)
     checkpoint = Checkpointer(checkpoint_path.parent, keep=1).load(checkpoint_path)
-    companions = run_folder(checkpoint_path)
-    config = checkpoint_config(checkpoint)
-    modality = load_modality(config.modality)
-    config = modality.attach(config, companions)
-    backbone = build_backbone(modality, config)
-    backbone.load_state_dict(_backbone_state(checkpoint.model, weights))
+    parts = checkpoint_config(checkpoint).parts()
+    return {
+        name: _of_checkpoint(checkpoint_path, checkpoint, name, parts, weights)
+        for name in _chosen(parts, modality, checkpoint_path)
+    }
+
+
+def _chosen(names: Collection[str], modality: str, source: Path) -> Collection[str]:
+    if not modality:
+        return names
+    if modality not in names:
+        raise UserError(
+            f"--modality: {source} has no {modality} encoder; it has {', '.join(names)}"
+        )
+    return [modality]
+
+
+def _of_checkpoint(
+    path: Path, checkpoint: Checkpoint, name: str, parts: Mapping[str, RunConfig], weights: Weights
+) -> Pretrained:
+    modality, companions = load_modality(parts[name].modality), run_folder(path)
+    config = modality.attach(parts[name], companions)
+    backbone = build_backbone(config)
+    state = of_student(checkpoint.model, name)
+    if weights == "teacher":  # what it has not of its own is the student's
+        state |= of_teacher(checkpoint.model, name)
+    backbone.load_state_dict(state)
     backbone.eval()
+    others = [other for other in parts if other != name]
     return Pretrained(
-        modality, config, backbone, checkpoint_path, companions, weights, checkpoint.step
+        modality, config, backbone, path, companions, weights, checkpoint.step, others
     )
 
 
@@ -103,22 +145,13 @@ def checkpoint_config(checkpoint: Checkpoint) -> RunConfig:
     return build_config(given, load_modality)
 
 
-def _of_hub_folder(path: Path, weights: Weights, key: str) -> Pretrained:
+def _of_hub_folder(path: Path, weights: Weights, key: str, modality: str) -> dict[str, Pretrained]:
     if weights == "teacher":
         raise UserError(f"--weights: {path} is a folder of transformers and has no teacher")
     folder = HubFolder(path, key)
+    (name,) = _chosen([folder.modality.name], modality, path)
     config = folder.config()
-    backbone = build_backbone(folder.modality, config)
+    backbone = build_backbone(config)
     folder.load_into(backbone)
     backbone.eval()
-    return Pretrained(folder.modality, config, backbone, path, path, weights, None)
-
-
-def _backbone_state(model: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:
-    """The student's tensors, or the teacher's; what the teacher shares is the student's."""
-    student = _below("student.", model)
-    return student if weights == "student" else student | _below("teacher.backbone.", model)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    return {name: Pretrained(folder.modality, config, backbone, path, path, weights, None)}

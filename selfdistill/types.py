@@ -1,7 +1,8 @@
 """The few things that travel between the parts of the package.
 
-Shapes use one legend everywhere: B batch, L length of the raw input, T tokens, N masked tokens
-(padded to the largest count of the batch), D width, H attention heads, K averaged layers.
+Shapes use one legend everywhere: B batch, M masks per sample, R = B * M, L length of the raw input,
+T tokens, N masked tokens and V visible ones (padded to the largest count of the batch), D width,
+H attention heads, K averaged layers, P tokens in front that are no part of the input.
 """
 
 from collections.abc import Sequence
@@ -11,53 +12,108 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor | Masks) else value
+    if isinstance(value, Masks):
+        return value.to(device)
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Which tokens the student does not see.
+    """Which tokens the student sees, for each of the M masks of each of B samples.
 
-    The positions are kept as indices beside the boolean map, because a boolean index would make
-    the host wait for the device and change shape from batch to batch.
+    There are R = B * M rows; rows i * M to i * M + M - 1 are masks of sample i. Positions are kept
+    as indices beside the boolean map, because a boolean index would make the host wait for the
+    device and change shape from batch to batch. Rows with fewer entries than the longest repeat
+    position 0.
 
     Attributes:
-        masked: bool [B, T], True where masked.
-        index: int64 [B, N], the masked positions of each row in ascending order; rows with fewer
-            than N repeat position 0.
-        weight: float32 [B, N], 1 for a real entry of ``index``, 0 for a filled-up one.
+        masked: bool [R, T], True where masked.
+        index: int64 [R, N], the masked positions of each row in ascending order.
+        weight: float32 [R, N], 1 for a real entry of ``index``, 0 for a filled-up one.
+        visible: int64 [R, V], the positions that are neither masked nor padding, ascending.
+        filler: bool [R, V], True for a filled-up entry of ``visible``; None: there is none.
     """
 
     masked: Tensor
     index: Tensor
     weight: Tensor
+    visible: Tensor
+    filler: Tensor | None
 
     @classmethod
-    def from_bool(cls, masked: np.ndarray | Tensor) -> Self:
-        """Build from a bool map [B, T]."""
+    def from_bool(
+        cls, masked: np.ndarray | Tensor, valid: np.ndarray | Tensor | None = None
+    ) -> Self:
+        """Build from a bool map [R, T].
+
+        Args:
+            masked: True where masked.
+            valid: bool [R, T], False at padding, which is never visible; None: no padding.
+        """
         masked = torch.as_tensor(masked, dtype=torch.bool)
-        counts = masked.sum(dim=1)  # [B]
-        most = int(counts.max()) if len(counts) else 0
-        # a stable sort by "not masked" brings the masked positions to the front, in order
-        index = torch.sort((~masked).to(torch.int8), dim=1, stable=True).indices[:, :most]
-        weight = (torch.arange(most, device=masked.device)[None] < counts[:, None]).float()
-        return cls(masked, index * weight.long(), weight)
+        shown = ~masked if valid is None else ~masked & torch.as_tensor(valid, dtype=torch.bool)
+        index, real = _positions(masked)
+        visible, seen = _positions(shown)
+        return cls(masked, index, real.float(), visible, None if seen.all() else ~seen)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Rows of x [B, T, D] at the masked positions: [B, N, D]."""
-        return x.gather(1, self.index[..., None].expand(-1, -1, x.shape[-1]))
+        """x [B, T, D] or [R, T, D] at the masked positions: [R, N, D]."""
+        return _take(x, self.index)
+
+    def fill(self, x: Tensor, value: Tensor) -> Tensor:
+        """x [B, T, D] with ``value`` (broadcasts to [D]) at the masked positions: [R, T, D]."""
+        masked = self.masked.unflatten(0, (len(x), -1))  # [B, M, T]
+        return torch.where(masked[..., None], value, x[:, None]).flatten(0, 1)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Each row of x [B, ...] once per mask: [R, ...]."""
+        return x.repeat_interleave(len(self.masked) // len(x), dim=0)
+
+    def keep(self, tokens: "Tokens") -> "Tokens":
+        """``tokens`` of B or R rows at the visible positions: R rows, with their places."""
+        padding = self.filler
+        if tokens.padding is not None:
+            kept = _take(tokens.padding[..., None], self.visible)[..., 0]
+            padding = kept if padding is None else kept | padding
+        return Tokens(_take(tokens.x, self.visible), padding, self.visible)
+
+    def restore(self, x: Tensor, rest: Tensor) -> Tensor:
+        """Put x [R, V, D] back to where it was visible, ``rest`` [R, T, D] elsewhere."""
+        length = self.masked.shape[1]
+        places = (
+            self.visible if self.filler is None else self.visible.masked_fill(self.filler, length)
+        )
+        room = F.pad(rest, (0, 0, 0, 1))  # what only fills up goes behind the end
+        return room.scatter(1, places[..., None].expand_as(x), x.to(room.dtype))[:, :length]
 
     def count(self) -> Tensor:
         """Number of masked tokens in the batch, float32 scalar."""
         return self.weight.sum()
 
-    def to(self, device: torch.device, non_blocking: bool = True) -> "Masks":
-        return Masks(
-            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
-        )
+    def to(self, device: torch.device) -> "Masks":
+        return Masks(*(_moved(getattr(self, f.name), device) for f in fields(self)))
+
+
+def _positions(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Where bool [R, T] is True: int64 [R, N] in ascending order, and bool [R, N], False for what
+    only fills up."""
+    counts = chosen.sum(dim=1)  # [R]
+    most = int(counts.max()) if len(counts) else 0
+    # a stable sort by "not chosen" brings the chosen positions to the front, in order
+    index = torch.sort((~chosen).to(torch.int8), dim=1, stable=True).indices[:, :most]
+    real = torch.arange(most, device=chosen.device)[None] < counts[:, None]
+    return index * real, real
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x [B, T, D] at index [B * M, N]: [B * M, N, D], without a copy of x per mask."""
+    flat = index.reshape(len(x), -1)  # [B, M * N]
+    taken = x.gather(1, flat[..., None].expand(-1, -1, x.shape[-1]))
+    return taken.reshape(*index.shape, x.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -92,7 +148,9 @@ class Tokens:
     Attributes:
         x: float [B, T, D].
         padding: bool [B, T], True at padded positions; None: no padding.
+        places: int64 [B, T], where in the input each token is; None: all are there, in order.
     """
 
     x: Tensor
     padding: Tensor | None = None
+    places: Tensor | None = None

@@ -31,13 +31,13 @@ TINY: dict[str, dict[str, Any]] = {
             "initializer": "beit",
         },
         "objective": {"target_from": "block", "layer_norms": ["layer"], "target_norms": ["layer"]},
-        "teacher": {"own_local_encoder": True},
+        "teacher": {"scope": "all"},
     },
     "text": {
         "encoder": {"vocab_size": 64},
         "input": {"max_tokens": 24},
         "objective": {"layer_norms": ["layer"], "loss_beta": 4.0, "head_layers": 2},
-        "teacher": {"own_local_encoder": True},
+        "teacher": {"scope": "all"},
     },
 }
 

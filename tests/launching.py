@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,16 @@ def command(
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return Ended(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+def torchrun(*words: str, **named: Any) -> Ended:
+    """Two processes of ``selfdistill pretrain``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    words = ("--master-addr=127.0.0.1", "-m", "selfdistill", "pretrain", *words)
+    return command("-m", *launcher, *words, **named)
 
 
 @contextlib.contextmanager

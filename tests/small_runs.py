@@ -7,7 +7,7 @@ import pytest
 import torch
 from launching import ENVIRONMENT, checkpoint, fresh_accelerate
 from safetensors.torch import load_file
-from tiny import MODALITIES, write_config, write_shards
+from tiny import JOINT, MODALITIES, write_config, write_joint_config, write_shards
 from torch import Tensor
 
 from selfdistill.cli import main
@@ -16,14 +16,24 @@ from selfdistill.config_file import load_config
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 
-__all__ = ["MODALITIES", "STEPS", "SmallRuns", "below", "checkpoint", "fresh", "same", "saved"]
+__all__ = [
+    "JOINT",
+    "MODALITIES",
+    "STEPS",
+    "SmallRuns",
+    "below",
+    "checkpoint",
+    "fresh",
+    "same",
+    "saved",
+]
 
 STEPS = 3
 WORDS = (f"train.steps={STEPS}", "optim.warmup_steps=0", "checkpoint.every=2")
 
 
 class SmallRuns:
-    """Runs, and folders for transformers, of every modality.
+    """Runs, and folders for transformers, of every modality, and a run over all.
 
     Args:
         folder: for all files.
@@ -33,12 +43,17 @@ class SmallRuns:
         self.folder = folder
 
     def config_file(self, modality: str, run_dir: Path) -> Path:
-        shards = self.folder / "shards" / modality
-        if not shards.exists():
-            write_shards(shards, modality)
-        train = [str(path) for path in sorted(shards.iterdir())]
         path = self.folder / "configs" / f"{modality}.yaml"
-        return write_config(path, modality, train, run_dir)
+        if modality == JOINT:
+            every = {name: self.shards(name) for name in MODALITIES}
+            return write_joint_config(path, every, run_dir)
+        return write_config(path, modality, self.shards(modality), run_dir)
+
+    def shards(self, modality: str) -> list[str]:
+        folder = self.folder / "shards" / modality
+        if not folder.exists():
+            write_shards(folder, modality)
+        return [str(path) for path in sorted(folder.iterdir())]
 
     def config(self, modality: str, *words: str, run_dir: Path = Path("unused")) -> RunConfig:
         return load_config(self.config_file(modality, run_dir), [*WORDS, *words], load_modality)
@@ -85,4 +100,4 @@ def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 def fresh(config: RunConfig, seed: int = 7) -> Data2Vec:
     """An untrained model of a run."""
     torch.manual_seed(seed)
-    return Data2Vec(load_modality(config.modality), config)
+    return Data2Vec(config)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from selfdistill.cli import main
 from selfdistill.config import RunConfig
 from selfdistill.config_file import build_config, dump_config, load_config
 from selfdistill.errors import UserError
@@ -97,6 +98,9 @@ def test_a_dumped_config_reads_back_equal(modality: str, load: Make, tiny_config
         ("model: {dept: 1}", "model.dept", "model.depth"),
         ("input: {max_token: 9}", "input.max_token", "input.max_tokens"),
         ("mask: {mask_probability: 0.3}", "mask.mask_probability", "mask.mask_prob"),
+        ("mask: {num_mask: 3}", "mask.num_mask", "mask.num_masks"),
+        ("decoder: {with: 3}", "decoder.with", "decoder.width"),
+        ("teacher: {own_local_encoder: true}", "teacher.own_local_encoder", "teacher."),
         ("encoder: {conv_layers: []}", "encoder.conv_layers", "encoder."),
         ("7: 8", "7", ""),
     ],
@@ -123,6 +127,10 @@ def test_unknown_keys_are_named_with_the_nearest(
         ("objective: {layer_norms: layer}", "objective.layer_norms"),
         ("objective: {target_layers: [one]}", "objective.target_layers"),
         ("train: {precision: fp8}", "train.precision"),
+        ("strategy: sparse", "strategy"),
+        ("teacher: {scope: everything}", "teacher.scope"),
+        ("mask: {kind: squares}", "mask.kind"),
+        ("decoder: {residual: 3.5}", "decoder.residual"),
         ("data: {train: 3}", "data.train"),
         ("model: 3", "model"),
         ("model: [1]", "model"),
@@ -233,6 +241,21 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ("eval", "every", -1),
         ("eval", "neighbours", 0),
         ("guard", "max_nonfinite", 0),
+        ("mask", "num_masks", 0),
+        ("encoder", "prenet_depth", -1),
+        ("objective", "cls_loss", -0.1),
+        ("objective", "cls_loss", 0.1),  # there is no class token
+        ("objective", "loss_weight", 0.0),
+        ("decoder", "width", 0),
+        ("decoder", "layers", 0),
+        ("decoder", "kernel", 0),
+        ("decoder", "groups", 0),
+        ("decoder", "projection_layers", 0),
+        ("decoder", "projection_ratio", 0.0),
+        ("decoder", "input_dropout", 1.0),
+        ("decoder", "mask_noise_std", -0.1),
+        ("data", "sampling_weight", 0.0),
+        ("data", "sampling_weight", float("inf")),
     ],
 )
 def test_values_out_of_range_are_named(
@@ -242,6 +265,49 @@ def test_values_out_of_range_are_named(
     with pytest.raises(UserError) as caught:
         tiny_config("text", **{section: {key: value}})
     assert str(caught.value).startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        ({"groups": 3}, r"^decoder\.groups: 3 does not divide model\.width 16$"),
+        ({"groups": 8, "width": 20}, r"^decoder\.groups: 8 does not divide decoder\.width 20$"),
+    ],
+)
+def test_groups_that_do_not_divide_are_refused_where_there_is_a_decoder(
+    decoder: dict[str, int], words: str, tiny_config: Make
+) -> None:
+    with pytest.raises(UserError, match=words):
+        tiny_config("text", strategy="visible", decoder=decoder)
+    assert tiny_config("text", decoder=decoder).strategy == "dense"
+
+
+@pytest.mark.parametrize(
+    ("modality", "overrides", "key"),
+    [
+        ("text", ["mask.num_masks=0"], "mask.num_masks"),
+        ("text", ["strategy=visible", "decoder.groups=5"], "decoder.groups"),
+        ("audio", ["objective.cls_loss=1.0"], "objective.cls_loss"),
+        ("image", ["objective.cls_loss=1.0", "encoder.num_extra_tokens=0"], "objective.cls_loss"),
+        ("image", ["strategy=visible", "input.size=[448,224]"], "input.size"),
+        ("image", ["mask.kind=squares", "mask.mask_length=15"], "mask.mask_length"),
+        ("image", ["mask.kind=squares", "mask.mask_prob=0.999"], "mask.mask_prob"),
+        ("image", ["mask.num_patches=196"], "mask.num_patches"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_data_is_looked_for(
+    modality: str,
+    overrides: list[str],
+    key: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, run = tmp_path / "config.yaml", tmp_path / "run"
+    train = f"data: {{train: ['{tmp_path}/absent-*.tar']}}"
+    path.write_text(f"modality: {modality}\nrun_dir: {run}\n{train}\n", encoding="utf-8")
+    assert main(["pretrain", str(path), *overrides]) == 2
+    assert capsys.readouterr().err.startswith(f"selfdistill: {key}: ")
+    assert not run.exists()
 
 
 def test_a_mask_of_everything_is_refused_for_each_modality(tiny_config: Make) -> None:

@@ -1,4 +1,4 @@
-"""The files under configs/: they load, and the recipes have the published values and sizes."""
+"""The files under configs/: they load, and 1.0's recipes have the published values and sizes."""
 
 import math
 from dataclasses import asdict
@@ -68,7 +68,7 @@ AUDIO = {
     "objective.head_layers": 1,
     "objective.head_initializer": "default",
     "teacher.ema_anneal_end_step": 30_000,
-    "teacher.own_local_encoder": False,
+    "teacher.scope": "all_but_local",
     "optim.lr": 5e-4,
     "optim.clip_norm": 0.0,
 }
@@ -104,7 +104,7 @@ IMAGE = {
     "teacher.ema_decay": 0.9998,
     "teacher.ema_end_decay": 0.9998,
     "teacher.ema_anneal_end_step": 0,
-    "teacher.own_local_encoder": True,
+    "teacher.scope": "all",
     "teacher.copied": [],
     "optim.betas": (0.9, 0.999),
     "optim.eps": 1e-8,
@@ -179,7 +179,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "objective.head_layers": 2,
         "objective.head_initializer": "bert",
         "teacher.ema_anneal_end_step": 300_000,
-        "teacher.own_local_encoder": True,
+        "teacher.scope": "all",
         "teacher.copied": ["encoder.local", "encoder.positions", "encoder.norm"],
         "optim.lr": 2e-4,
         "optim.schedule": "cosine",
@@ -196,9 +196,8 @@ def load(file: str) -> RunConfig:
 
 
 def build(file: str) -> Data2Vec:
-    config = load(file)
     with torch.device("meta"):
-        return Data2Vec(load_modality(config.modality), config)
+        return Data2Vec(load(file))
 
 
 def parameters(*modules: nn.Module) -> int:
@@ -221,7 +220,7 @@ def test_every_recipe_is_there() -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_loads_and_survives_being_saved(file: str, tmp_path: Path) -> None:
     config = load(file)
-    assert config.modality == Path(file).parent.name
+    assert (config.modality or "joint") == Path(file).parent.name
     saved = tmp_path / "config.yaml"
     saved.write_text(dump_config(config), encoding="utf-8")
     assert load_config(saved, [], load_modality) == config
@@ -279,13 +278,13 @@ def test_audio_batch_holds_the_published_amount_of_sound(
 def test_size_of_audio_base(file: str) -> None:
     model = build(file)
     # counted in fairseq's own model (commit 3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99)
-    assert parameters(model.student, model.head) == 93_754_880
+    assert parameters(model.student, model.predictors) == 93_754_880
 
 
 def test_size_of_text_base() -> None:
     model = build(TEXT)
     # fairseq's own model with a vocabulary of 1,000, and the rows that the table has more
-    assert parameters(model.student, model.head) == 88_580_352 + (50_265 - 1_000) * 768
+    assert parameters(model.student, model.predictors) == 88_580_352 + (50_265 - 1_000) * 768
 
 
 def beit_size(width: int, depth: int, heads: int, patch: int = 16, grid: int = 14) -> int:
@@ -320,7 +319,7 @@ def test_size_of_image_encoders(
 ) -> None:
     model = build(file)
     assert parameters(model.student) == total
-    assert parameters(model.head) == width**2 + width
+    assert parameters(model.predictors) == width**2 + width
     assert beit_size(width, depth, heads) == total
     assert plain_vit_to_beit(plain_vit, width, depth, heads) == total
     with torch.device("meta"):
@@ -338,7 +337,7 @@ def test_size_of_image_encoders(
     assert parameters(timms) + mask_token == total
 
 
-@pytest.mark.parametrize("file", RECIPES)
+@pytest.mark.parametrize("file", [file for file in FILES if not file.endswith("sample.yaml")])
 def test_recipe_is_built_without_memory(file: str) -> None:
     model = build(file)
     tensors = [*model.parameters(), *model.buffers()]

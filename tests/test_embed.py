@@ -30,7 +30,7 @@ DEPTH, WIDTH, STEPS = 2, 16, 2
 COMMON: dict[str, Any] = {
     "model": {"width": WIDTH, "depth": DEPTH, "heads": 2, "dropout": 0.5, "drop_path": 0.3},
     "objective": {"average_top_k_layers": 1},
-    "teacher": {"ema_decay": 0.5, "ema_end_decay": 0.5, "own_local_encoder": True},
+    "teacher": {"ema_decay": 0.5, "ema_end_decay": 0.5, "scope": "all"},
     "optim": {"lr": 1e-2, "warmup_steps": 0},
     "train": {"steps": STEPS, "batch_size": 4},
     "log": {"tensorboard": False},
@@ -205,18 +205,19 @@ def test_without_pooling_every_valid_position_is_kept(
     assert found.metadata["pool"] == "none"
 
 
+@pytest.mark.parametrize("where", ["padding_in_positions", "padding_in_features"])
 def test_padding_that_leaks_is_avoided(
+    where: str,
     run: Callable[[str], str],
     inputs: Callable[[str], dict[str, bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs("audio")
     found = load_pretrained(run("audio"))
-    compat = replace(found.config.compat, padding_in_positions=True)
-    config = replace(found.config, compat=compat)
-    leaking = replace(found, config=config)
-    leaking.backbone.encoder.positions.leak_padding = True
-    monkeypatch.setattr(module, "load_pretrained", lambda *_: leaking)
+    compat = replace(found.config.compat, **{where: True})
+    leaking = replace(found, config=replace(found.config, compat=compat))
+    leaking.backbone.encoder.compat = compat
+    monkeypatch.setattr(module, "load_pretrained", lambda *_, **__: leaking)
     many = embed("any", "in", "--batch-size", "7", out="many.safetensors")
     one = embed("any", "in", "--batch-size", "1", out="one.safetensors")
     assert (many.tensors["layer_2"] - one.tensors["layer_2"]).abs().max() < 1e-5

@@ -8,15 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, fresh, same, saved
-from tiny import write_shard
+from small_runs import (
+    JOINT,
+    MODALITIES,
+    STEPS,
+    SmallRuns,
+    below,
+    checkpoint,
+    fresh,
+    same,
+    saved,
+)
+from tiny import DECODER, write_shard
 
 from selfdistill import pretrained
-from selfdistill.config import RunConfig
+from selfdistill.cli import main
+from selfdistill.config import DecoderConfig, RunConfig
 from selfdistill.errors import UserError
 from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.objective.state import of_student
 from selfdistill.pretrained import load_pretrained
 
 
@@ -28,7 +40,7 @@ def moved(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
 
 def start(source: Path | str, config: RunConfig, run_dir: Path | None = None) -> InitialWeights:
     given = replace(config, init_from=str(source), run_dir=str(run_dir or config.run_dir))
-    return InitialWeights(given, load_modality(config.modality))
+    return InitialWeights(given)
 
 
 def load(source: Path, model: Data2Vec, config: RunConfig) -> None:
@@ -98,14 +110,14 @@ def test_a_folder_of_transformers(modality: str, runs: SmallRuns) -> None:
     trained = dict(load_pretrained(str(runs.run(modality))).backbone.named_parameters())
     hub = load_modality(modality).hub
     assert hub is not None
-    for name, tensor in model.student.named_parameters():
+    for name, tensor in model.student[modality].named_parameters():
         kept = name.startswith(tuple(pattern.rstrip("*") for pattern in hub.dropped))
-        source = untouched.student.get_parameter(name) if kept else trained[name]
+        source = untouched.student[modality].get_parameter(name) if kept else trained[name]
         assert torch.equal(tensor, source), name
     student = dict(model.student.named_parameters())
-    for name, tensor in model.teacher.backbone.named_parameters():
+    for name, tensor in model.teacher.named_parameters():
         assert torch.equal(tensor, student[name]), name
-    assert same(model.head.state_dict(), untouched.head.state_dict())
+    assert same(model.predictors.state_dict(), untouched.predictors.state_dict())
     assert not same(model.student.state_dict(), untouched.student.state_dict())
 
 
@@ -164,21 +176,21 @@ def test_every_mismatch_is_named(
     assert same(model.state_dict(), before)
 
 
-@pytest.mark.parametrize(
-    ("word", "named"),
-    [
-        ("objective.head_layers=3", "objective.head_layers is 3 here and 1 there"),
-        (
-            "teacher.own_local_encoder=true",
-            "teacher.own_local_encoder is True here and False there",
-        ),
-    ],
-)
-def test_head_and_teacher_matter_to_a_run_only(word: str, named: str, runs: SmallRuns) -> None:
-    config = runs.config("audio", word)
-    with pytest.raises(UserError, match=named):
+def test_the_head_matters_to_a_run_only(runs: SmallRuns) -> None:
+    config = runs.config("audio", "objective.head_layers=3")
+    with pytest.raises(UserError, match=r"objective.head_layers is 3 here and 1 there"):
         load(runs.run("audio"), fresh(config), config)
     load(runs.exported("audio"), fresh(config), config)
+
+
+@pytest.mark.parametrize("scope", ["all", "blocks"])
+def test_a_teacher_of_another_scope_starts_as_the_student(scope: str, runs: SmallRuns) -> None:
+    config = runs.config("audio", f"teacher.scope={scope}")
+    model, source = fresh(config), saved(runs.run("audio"), STEPS)
+    load(runs.run("audio"), model, config)
+    student = model.student.state_dict()
+    assert all(torch.equal(student[n], source[f"student.{n}"]) for n in student)
+    assert all(torch.equal(t, student[n]) for n, t in model.teacher.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["run", "folder"])
@@ -198,7 +210,7 @@ def test_the_kernel_counts_not_the_width_that_it_is_rounded_from(
     same_kernel = runs.config("audio", "encoder.position_width=8")  # the run's is 9
     load(source, fresh(same_kernel), same_kernel)
     other = runs.config("audio", "encoder.position_width=12")
-    with pytest.raises(UserError, match=r"^init_from: .*encoder\.positions\.convs\.0\.weight.*4"):
+    with pytest.raises(UserError, match=r"^init_from: .*\.positions\.convs\.0\.weight.*4"):
         load(source, fresh(other), other)
 
 
@@ -248,6 +260,112 @@ def test_what_a_folder_lacks_is_told(runs: SmallRuns, caplog: pytest.LogCaptureF
     load(runs.exported("image"), fresh(config), config)
     told = [line for line in caplog.messages if "keeps its first values" in line]
     assert [line.split()[1] for line in told] == ["trunk.norm.bias", "trunk.norm.weight"]
+
+
+# --- several modalities, and strategies
+
+
+def test_one_modality_starts_from_one_of_several(
+    runs: SmallRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that it has comes from there, and nothing of the others'."""
+    source = saved(runs.run(JOINT), STEPS)
+    for modality in MODALITIES:
+        config = alone(runs, modality)
+        model = fresh(config)
+        load(runs.run(JOINT), model, config)
+        state = model.state_dict()
+        assert any(f".{modality}." in name for name in state)
+        assert all(torch.equal(tensor, source[name]) for name, tensor in state.items())
+    assert not caplog.messages
+
+
+def alone(runs: SmallRuns, modality: str) -> RunConfig:
+    """A run over one modality with the blocks of the one over all."""
+    joint = runs.config(JOINT)
+    words = [f"decoder.{key}={value}" for key, value in DECODER.items()]
+    words += [f"model.{key}={getattr(joint.model, key)}" for key in ("norm_order", "layer_scale")]
+    words += [f"model.key_bias={str(joint.model.key_bias).lower()}", "strategy=visible"]
+    return runs.config(modality, *words)
+
+
+def test_several_start_from_the_same_several(runs: SmallRuns) -> None:
+    config = runs.config(JOINT, "modalities.text.mask.mask_prob=0.5", "optim.lr=1")
+    model = fresh(config)
+    load(runs.run(JOINT), model, config)
+    assert same(model.state_dict(), saved(runs.run(JOINT), STEPS))
+    differing = runs.config(JOINT, "modalities.image.encoder.patch_size=2")
+    with pytest.raises(UserError, match=r"^modalities.image: init_from: .*patch_size is 2 here an"):
+        load(runs.run(JOINT), fresh(differing), differing)
+
+
+def test_other_sets_of_modalities(runs: SmallRuns) -> None:
+    with pytest.raises(UserError, match=r"is of a run over text; a run over audio, image, text st"):
+        start(runs.run("text"), runs.config(JOINT)).check()
+    joint = runs.config(JOINT)
+    two = replace(joint, modalities={n: joint.modalities[n] for n in ("audio", "text")})
+    with pytest.raises(UserError, match=r"over audio, image, text; a run over audio, text starts"):
+        start(runs.run(JOINT), two).check()
+    pair = replace(joint, modality="video", modalities={})
+    with pytest.raises(UserError, match=r"modality is video here and audio, image, text there"):
+        start(runs.run(JOINT), pair).check()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_one_encoder_starts_no_run_over_several(kind: str, runs: SmallRuns, tmp_path: Path) -> None:
+    source = runs.exported("text")
+    if kind == "file":
+        source = tmp_path / "model.safetensors"
+        source.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^init_from: .* holds one encoder.*; start each modality"):
+        start(source, runs.config(JOINT))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_another_strategy(modality: str, runs: SmallRuns, caplog: pytest.LogCaptureFixture) -> None:
+    """What it needs besides is fresh, what it has no use for stays; both are told."""
+    config = runs.config(modality, "strategy=visible", "decoder.groups=2", "decoder.width=8")
+    model, untouched = fresh(config), fresh(config)
+    load(runs.run(modality), model, config)
+    source = saved(runs.run(modality), STEPS)
+    for name, tensor in model.state_dict().items():
+        new = name.startswith("predictors.")
+        assert torch.equal(tensor, untouched.state_dict()[name] if new else source[name]), name
+    fresh_ones, left = caplog.messages
+    assert fresh_ones.startswith(f"init_from: predictors.{modality}.decoder.")
+    assert fresh_ones.endswith(f" are not in {checkpoint(runs.run(modality), STEPS)} and are fresh")
+    token = f"student.encoders.{modality}.mask_token"
+    assert (token in left) == (modality != "text")
+    assert f"predictors.{modality}.head." in left
+
+
+def test_a_strategy_does_not_excuse_other_shapes(runs: SmallRuns) -> None:
+    words = ["strategy=visible", "decoder.groups=2", "decoder.width=8"]
+    config = runs.config("text", *words, "model.depth=3")
+    with pytest.raises(UserError, match=r"model.depth is 3 here and 2 there"):
+        load(runs.run("text"), fresh(config), config)
+    wider = replace(alone(runs, "text"), decoder=DecoderConfig(16, 2, 3, 2))
+    with pytest.raises(UserError, match=r"decoder.width is 16 here and 8 there"):
+        load(runs.run(JOINT), fresh(wider), wider)
+
+
+@pytest.mark.parametrize("modality", ["audio", "image"])
+def test_a_folder_for_the_other_strategy(
+    modality: str, runs: SmallRuns, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mask token is in nobody's way."""
+    visible = ["strategy=visible", "decoder.groups=2", "decoder.width=8"]
+    dense, config = runs.config(modality), runs.config(modality, *visible)
+    load(runs.exported(modality), fresh(config), config)
+    wanted = f"init_from: encoder.mask_token of {runs.exported(modality)} has no place here"
+    assert any(line.startswith(wanted) for line in caplog.messages)
+    assert runs.pretrain(modality, tmp_path / "run", "train.steps=1", *visible) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    model = fresh(dense)
+    load(tmp_path / "out", model, dense)
+    trained, loaded = saved(tmp_path / "run", 1), model.state_dict()
+    for name in (f"student.encoders.{modality}.local", "student.trunk.blocks"):
+        assert same(below(name, loaded), below(name, trained))
 
 
 # --- the tokenizer goes with the weights
@@ -341,7 +459,7 @@ def test_pretraining_goes_on_from_a_folder(modality: str, runs: SmallRuns, tmp_p
         words = [source, f"optim.lr={rate}", "train.steps=1"]
         assert runs.pretrain(modality, tmp_path / name, *words) == 0
     given = dict(load_pretrained(str(runs.exported(modality))).backbone.named_parameters())
-    still, new = (below("student.", saved(tmp_path / name, 1)) for name in ("still", "new"))
+    still, new = (of_student(saved(tmp_path / name, 1), modality) for name in ("still", "new"))
     for name, tensor in given.items():
         torch.testing.assert_close(still[name], tensor.detach(), rtol=0, atol=1e-12)
     assert any(not torch.equal(new[name], given[name]) for name in given)
@@ -356,6 +474,21 @@ def test_a_run_that_was_moved(
     for name in below("student.", first):
         full = f"student.{name}"
         torch.testing.assert_close(new[full], first[full], rtol=0, atol=1e-12)
+
+
+def test_a_run_over_several_starts_a_run(runs: SmallRuns, tmp_path: Path) -> None:
+    """Another one, or one of its modalities alone; the tokenizer comes along."""
+    source = runs.run(JOINT)
+    words = [f"init_from={source}", "optim.lr=1e-30", "train.steps=1", "strategy=visible"]
+    words += [f"decoder.{key}={value}" for key, value in DECODER.items()]
+    given = saved(source, STEPS)
+    for modality in (JOINT, "text"):
+        new = tmp_path / modality
+        assert runs.pretrain(modality, new, *words) == 0
+        assert (new / TOKENIZER).read_bytes() == (source / TOKENIZER).read_bytes()
+        trained = below("student.", saved(new, 1))
+        for name, tensor in trained.items():
+            torch.testing.assert_close(tensor, given[f"student.{name}"], rtol=0, atol=1e-12)
 
 
 def test_resuming_does_not_load_again(

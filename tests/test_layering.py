@@ -38,6 +38,9 @@ FLOORS = [
         "evaluation",
         "samples",
         "embed",
+        "run_scores",
+        "plots",
+        "compare",
     },
 ]
 ROOT = Path(selfdistill.__file__).parent

@@ -6,15 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
+from small_runs import JOINT, MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
 from torch import Tensor
 
 from selfdistill import pretrained
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
-from selfdistill.pretrained import Pretrained, load_pretrained, locate, run_folder
+from selfdistill.objective.state import of_student, of_teacher
+from selfdistill.pretrained import (
+    Pretrained,
+    Weights,
+    load_all,
+    load_pretrained,
+    locate,
+    run_folder,
+)
 
-OWN_LOCAL_ENCODER = {"audio": False, "image": True, "text": True}
+SCOPE = {"audio": "all_but_local", "image": "all", "text": "all"}
 
 
 def state_of(found: Pretrained) -> dict[str, Tensor]:
@@ -34,7 +42,7 @@ def test_a_run_gives_its_newest_checkpoint(modality: str, runs: SmallRuns) -> No
     found = load_pretrained(str(run))
     check_ready(found)
     model = saved(run, STEPS)
-    assert same(state_of(found), below("student.", model))
+    assert same(state_of(found), of_student(model, modality))
     assert (found.source, found.companions) == (checkpoint(run, STEPS), run)
     assert (found.step, found.weights) == (STEPS, "student")
     assert found.modality is load_modality(modality)
@@ -47,7 +55,7 @@ def test_a_checkpoint_gives_its_own_step(runs: SmallRuns) -> None:
     found = load_pretrained(str(path))
     check_ready(found)
     assert (found.step, found.source, found.companions) == (2, path, runs.run("image"))
-    student = below("student.", saved(runs.run("image"), 2))
+    student = of_student(saved(runs.run("image"), 2), "image")
     assert same(state_of(found), student)
     assert not same(state_of(load_pretrained(str(runs.run("image")))), student)
 
@@ -86,15 +94,59 @@ def test_the_teacher(modality: str, runs: SmallRuns) -> None:
     check_ready(found)
     assert (found.step, found.weights) == (STEPS, "teacher")
     model = saved(run, STEPS)
-    student, teacher = below("student.", model), below("teacher.backbone.", model)
+    student, teacher = of_student(model, modality), of_teacher(model, modality)
     shared = {name for name in student if name.startswith("encoder.local.")}
     assert shared
-    own = OWN_LOCAL_ENCODER[modality]
-    assert runs.config(modality).teacher.own_local_encoder == own
-    assert student.keys() - teacher.keys() == (set() if own else shared)
+    assert runs.config(modality).teacher.scope == SCOPE[modality]
+    assert student.keys() - teacher.keys() == (set() if SCOPE[modality] == "all" else shared)
     assert same(state_of(found), {**student, **teacher})
     for name, tensor in found.backbone.named_parameters():
         assert torch.equal(tensor, student[name]) == (name not in teacher), name
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("weights", ["student", "teacher"])
+def test_one_modality_of_several(modality: str, weights: Weights, runs: SmallRuns) -> None:
+    run = runs.run(JOINT)
+    found = load_pretrained(str(run), weights, modality=modality)
+    check_ready(found)
+    model = saved(run, STEPS)
+    student, teacher = of_student(model, modality), of_teacher(model, modality)
+    assert not same(student, {**student, **teacher})
+    assert same(state_of(found), student if weights == "student" else {**student, **teacher})
+    assert found.modality is load_modality(modality)
+    assert found.config.encoder == runs.config(JOINT).modalities[modality].encoder
+    assert [*found.trained_with] == [name for name in MODALITIES if name != modality]
+
+
+@pytest.mark.parametrize(
+    ("modality", "words"),
+    [("", "is of a run over audio, image, text; name one"), ("smell", "has no smell encoder; it")],
+)
+def test_a_modality_must_be_named_where_there_are_several(
+    modality: str, words: str, runs: SmallRuns
+) -> None:
+    with pytest.raises(UserError, match=f"^--modality: .*step-00000003 {words}"):
+        load_pretrained(str(runs.run(JOINT)), modality=modality)
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_the_modality_of_one(kind: str, runs: SmallRuns) -> None:
+    source = str(runs.run("image") if kind == "run" else runs.exported("image"))
+    assert same(
+        state_of(load_pretrained(source)), state_of(load_pretrained(source, modality="image"))
+    )
+    with pytest.raises(UserError, match=r"^--modality: .* has no text encoder; it has image"):
+        load_pretrained(source, modality="text")
+
+
+def test_all_modalities(runs: SmallRuns) -> None:
+    found = load_all(str(runs.run(JOINT)))
+    assert list(found) == list(MODALITIES)
+    blocks = [below("trunk.", state_of(one)) for one in found.values()]
+    assert blocks[0]
+    assert all(same(blocks[0], others) for others in blocks[1:])
+    assert list(load_all(str(runs.exported("text")))) == ["text"]
 
 
 def test_the_tokenizer_is_that_of_the_folder(runs: SmallRuns, tmp_path: Path) -> None:

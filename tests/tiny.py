@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 
 MODALITIES = ("audio", "image", "text")
+JOINT = "joint"
+"""A run over all of them."""
 STEPS = 60
 SAMPLES = 48
 RATE = 4000
@@ -98,6 +100,7 @@ COMMON: dict[str, Any] = {
     "log": {"every": 1, "tensorboard": False},
     "eval": {"few_shot_labels": 2, "few_shot_draws": 2},
 }
+DECODER = {"width": 8, "layers": 2, "kernel": 3, "groups": 2}
 OWN: dict[str, dict[str, Any]] = {
     "audio": {
         "encoder": {
@@ -115,14 +118,14 @@ OWN: dict[str, dict[str, Any]] = {
         "mask": {"num_patches": 8, "min_block": 2},
         "input": {"size": [16, 16]},
         "model": {"norm_order": "pre", "layer_scale": 0.1, "key_bias": False},
-        "teacher": {"own_local_encoder": True},
+        "teacher": {"scope": "all"},
     },
     "text": {
         "encoder": {"vocab_size": 32},
         "mask": {"mask_length": 2},
         "input": {"max_tokens": 24},
         "model": {"layer_drop": 0.2},
-        "teacher": {"own_local_encoder": True},
+        "teacher": {"scope": "all"},
     },
 }
 
@@ -132,6 +135,23 @@ def write_config(path: Path, modality: str, train: list[str], run_dir: Path) -> 
     for section, values in OWN[modality].items():
         content[section] = content.get(section, {}) | values
     content["data"] = COMMON["data"] | {"train": train}
+    return _write(path, content)
+
+
+def write_joint_config(path: Path, train: dict[str, list[str]], run_dir: Path) -> Path:
+    """Of a run over several modalities; ``train`` has the shards of each."""
+    content = {**COMMON, "run_dir": str(run_dir), "strategy": "visible", "decoder": DECODER}
+    content["train"] = COMMON["train"] | {"batch_size": 12}
+    content["model"] = COMMON["model"] | {"layer_drop": 0.2}
+    content["modalities"] = {
+        modality: {key: value for key, value in OWN[modality].items() if key != "model"}
+        | {"data": {"train": shards}}
+        for modality, shards in train.items()
+    }
+    return _write(path, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     return path

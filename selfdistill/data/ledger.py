@@ -1,13 +1,13 @@
 """What the loader hands over, and the count of the samples that could not be used."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
-from selfdistill.errors import BadSample, DataBudgetError
+from selfdistill.errors import BadSample, DataBudgetError, errors_of
 from selfdistill.types import Batch, Masks
 
 MIN_SEEN = 100
@@ -20,7 +20,7 @@ Bad = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A micro-batch and what went wrong on the way.
+    """One modality's part of a micro-batch and what went wrong on the way.
 
     Attributes:
         batch: as the pipeline collates it.
@@ -35,6 +35,10 @@ class Loaded:
     def pin_memory(self) -> "Loaded":
         """Called by the DataLoader where there is a GPU."""
         return replace(self, batch=_pinned(self.batch))
+
+
+MicroBatch = Mapping[str, Loaded]
+"""What one forward pass is given, by modality."""
 
 
 def _pinned(value: Any) -> Any:
@@ -59,7 +63,7 @@ def why_bad(key: str, error: Exception) -> Bad:
 
 
 class SkipLedger:
-    """Counts bad samples by reason and stops the run when there are too many.
+    """Counts one modality's bad samples by reason and stops the run when there are too many.
 
     Args:
         max_share: the largest share of bad samples, ``data.max_bad_share``.
@@ -107,3 +111,42 @@ class SkipLedger:
         self.counts = dict(state["counts"])
         self.seen = int(state["seen"])
         self._examples = list(state["examples"])
+
+
+class SkipLedgers:
+    """The ledgers of all modalities of a run.
+
+    Args:
+        max_share: of bad samples in each.
+        modalities: their names.
+    """
+
+    def __init__(self, max_share: float, modalities: Iterable[str]) -> None:
+        self._ledgers = {name: SkipLedger(max_share) for name in modalities}
+
+    def add(self, micro_batch: MicroBatch) -> list[str]:
+        """Count a micro-batch; returns lines to log.
+
+        Raises:
+            DataBudgetError: as ``SkipLedger.add``; it names the modality where there are several.
+        """
+        lines = []
+        for name, loaded in micro_batch.items():
+            with errors_of(name, self._ledgers):
+                to_log = self._ledgers[name].add(loaded)
+            whose = f"{name} " if len(self._ledgers) > 1 else ""
+            for key, reason, detail in to_log:
+                lines.append(f"skipped {whose}{key}: {reason} {detail}".rstrip())
+        return lines
+
+    def total(self) -> int:
+        """Bad samples so far."""
+        return sum(sum(ledger.counts.values()) for ledger in self._ledgers.values())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; plain JSON values."""
+        return {name: ledger.state() for name, ledger in self._ledgers.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name, ledger in self._ledgers.items():
+            ledger.load_state(state[name])

@@ -1,7 +1,8 @@
 """Batches for training, made in the loader's worker processes.
 
 What a step sees depends on the seed, the step and the shards alone: not on the number of
-processes, of workers, or on where a run was interrupted.
+processes, of workers, or on where a run was interrupted. What it sees of one modality does not
+depend on the others either, but for their shares of the batch.
 """
 
 import multiprocessing
@@ -9,7 +10,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,63 +19,87 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from selfdistill.data.ledger import Bad, Loaded, SkipLedger, all_bad, why_bad
+from selfdistill.data.ledger import Bad, Loaded, MicroBatch, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
-from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.errors import SelfdistillError, errors_of
 from selfdistill.masking import row_keys
 
-__all__ = ["Loaded", "SkipLedger", "dead_workers_explained", "training_batches"]
+__all__ = ["Loaded", "MicroBatch", "Source", "dead_workers_explained", "training_batches"]
 
 MAX_ATTEMPTS = 20
 """Replacements tried for one bad sample."""
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Which micro-batches this process makes, and from what."""
+class Source:
+    """Where the samples of one modality come from.
+
+    Attributes:
+        shards, pipeline: of the modality.
+        batch_size: its samples per step over all processes and micro-batches.
+    """
 
     shards: ShardSet
     pipeline: InputPipeline
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The samples of one modality in the order of the run."""
+
+    source: Source
     order: SampleOrder
     seed: int
-    batch_size: int
-    accumulate: int
-    rank: int
-    world_size: int
 
-    def step(self, step: int) -> list[Loaded]:
-        share = self.batch_size // self.world_size
-        first = step * self.batch_size + self.rank * share
-        micro = share // self.accumulate
-        return [self._micro_batch(first + i * micro, micro) for i in range(self.accumulate)]
-
-    def _micro_batch(self, first: int, size: int) -> Loaded:
+    def load(self, first: int, size: int) -> Loaded:
+        """The samples at positions ``first`` to ``first + size - 1``."""
         positions = np.arange(first, first + size, dtype=np.int64)
         bad: list[Bad] = []
         found = [self._example(int(position), bad) for position in positions]
         keys = [key for key, _ in found]
         examples = [example for _, example in found]
-        batch = self.pipeline.collate(examples, row_keys(self.seed, positions), keys)
+        batch = self.source.pipeline.collate(examples, row_keys(self.seed, positions), keys)
         return Loaded(batch, bad, len(found) + len(bad))
 
     def _example(self, position: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
-        before = len(bad)
+        pipeline, before = self.source.pipeline, len(bad)
         for attempt in range(MAX_ATTEMPTS + 1):
             i = self.order.replacement(position, attempt) if attempt else self.order.index(position)
-            key, members = self.shards.read(i)
+            key, members = self.source.shards.read(i)
             try:
-                raw = self.pipeline.decode(members)
-                return key, self.pipeline.augment(
-                    raw, np.random.default_rng([self.seed, position, 1])
-                )
+                raw = pipeline.decode(members)
+                return key, pipeline.augment(raw, np.random.default_rng([self.seed, position, 1]))
             except Exception as error:
                 bad.append(why_bad(key, error))
         raise all_bad(bad[before:])
 
 
-class _Steps(IterableDataset[list[Loaded] | SelfdistillError]):
+@dataclass(frozen=True)
+class _Plan:
+    """Which micro-batches this process makes, and from what."""
+
+    streams: Mapping[str, _Stream]
+    accumulate: int
+    rank: int
+    world_size: int
+
+    def step(self, step: int) -> list[MicroBatch]:
+        return [self._micro_batch(step, number) for number in range(self.accumulate)]
+
+    def _micro_batch(self, step: int, number: int) -> MicroBatch:
+        place = (step * self.world_size + self.rank) * self.accumulate + number
+        loaded = {}
+        for name, stream in self.streams.items():
+            size = stream.source.batch_size // (self.world_size * self.accumulate)
+            with errors_of(name, self.streams):
+                loaded[name] = stream.load(place * size, size)
+        return loaded
+
+
+class _Steps(IterableDataset[list[MicroBatch] | SelfdistillError]):
     """Steps ``start``..``stop - 1``, every W-th for each of W workers.
 
     An error that ends the run travels as a value, because the DataLoader would bury its one line
@@ -84,7 +109,7 @@ class _Steps(IterableDataset[list[Loaded] | SelfdistillError]):
     def __init__(self, plan: _Plan, start: int, stop: int) -> None:
         self.plan, self.start, self.stop = plan, start, stop
 
-    def __iter__(self) -> Iterator[list[Loaded] | SelfdistillError]:
+    def __iter__(self) -> Iterator[list[MicroBatch] | SelfdistillError]:
         worker = torch.utils.data.get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self.start + first, self.stop, stride):
@@ -141,45 +166,39 @@ def dead_workers_explained() -> Iterator[None]:
 
 
 def training_batches(
-    shards: ShardSet,
-    pipeline: InputPipeline,
+    sources: Mapping[str, Source],
     *,
     seed: int,
-    batch_size: int,
     accumulate: int,
     rank: int,
     world_size: int,
     start_step: int,
     steps: int,
     workers: int,
-) -> Iterator[list[Loaded]]:
+) -> Iterator[list[MicroBatch]]:
     """The micro-batches of each optimiser step, from ``start_step`` to ``steps - 1``.
 
-    Step s owns the stream's positions [s * batch_size, (s + 1) * batch_size); each process has a
-    contiguous slice of them and each micro-batch a contiguous slice of that.
+    Step s owns the positions [s * batch_size, (s + 1) * batch_size) of each source's stream; each
+    process has a contiguous slice of them and each micro-batch a contiguous slice of that.
 
     Args:
-        batch_size: samples per step over all processes and micro-batches.
+        sources: by modality; their batches can be divided evenly, see ``split_batch``.
         accumulate: micro-batches per step and process.
         workers: loader processes; 0: decode in this one. The batches are the same.
 
     Raises:
-        UserError: ``batch_size`` cannot be divided evenly.
         DataBudgetError: a bad sample could not be replaced, because all are bad.
         SelfdistillError: a data worker died, or a shard changed.
     """
-    parts = accumulate * world_size
-    if batch_size < 1 or batch_size % parts:
-        raise UserError(
-            f"train.batch_size: {batch_size} samples cannot be split evenly over train.accumulate="
-            f"{accumulate} micro-batches on {world_size} processes; use a multiple of {parts}"
-        )
-    order = SampleOrder(shards.sizes, seed)
-    plan = _Plan(shards, pipeline, order, seed, batch_size, accumulate, rank, world_size)
+    streams = {
+        name: _Stream(source, SampleOrder(source.shards.sizes, seed), seed)
+        for name, source in sources.items()
+    }
+    plan = _Plan(streams, accumulate, rank, world_size)
     return _load(_Steps(plan, start_step, steps), workers)
 
 
-def _load(steps: _Steps, workers: int) -> Iterator[list[Loaded]]:
+def _load(steps: _Steps, workers: int) -> Iterator[list[MicroBatch]]:
     loader = DataLoader(
         steps,
         batch_size=None,

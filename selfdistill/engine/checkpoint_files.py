@@ -21,7 +21,7 @@ from selfdistill.durable import sync_folder, write_synced
 from selfdistill.errors import UserError
 from selfdistill.tensor_files import save_tensors
 
-_FORMAT = 1
+_FORMAT = 2
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 MANIFEST = "manifest.json"
 FOLDER_NAME = re.compile(r"step-(\d{8,})")

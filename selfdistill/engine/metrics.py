@@ -22,6 +22,24 @@ logger = logging.getLogger(__name__)
 _REDRAW_SECONDS = 0.2
 
 
+SHOWN = {
+    "loss": ("loss", ".4f"),
+    "samples_per_second": ("samples/s", ".1f"),
+    "target_std": ("target std", ".3f"),
+    "prediction_std": ("prediction std", ".3f"),
+}
+"""What the console shows, how it is called there, and its format."""
+
+
+def by_modality(own: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of each modality in one line: where there are several, as NAME/METRIC."""
+    return {
+        f"{name}/{key}" if len(own) > 1 else key: value
+        for name, values in own.items()
+        for key, value in values.items()
+    }
+
+
 class MetricsWriter:
     """Writes one JSON object per logging interval, and the same to TensorBoard.
 
@@ -97,6 +115,14 @@ def _is_kept(line: str, step: int) -> bool:
         return False
 
 
+def _shown(values: Mapping[str, float], prefix: str = "") -> list[str]:
+    return [
+        f"{name} {values[prefix + key]:{form}}"
+        for key, (name, form) in SHOWN.items()
+        if prefix + key in values
+    ]
+
+
 def _add_scalars(board: "SummaryWriter", step: int, values: Mapping[str, float]) -> None:
     for key, value in values.items():
         board.add_scalar(key, value, global_step=step)
@@ -158,14 +184,11 @@ class Progress:
         if not self._main:
             return
         shown = [f"left {self._time_left(step)}"]
-        for key, name, form in (
-            ("loss", "loss", ".4f"),
-            ("samples_per_second", "samples/s", ".1f"),
-            ("target_std", "target std", ".3f"),
-            ("prediction_std", "prediction std", ".3f"),
-        ):
-            if key in values:
-                shown.append(f"{name} {values[key]:{form}}")
+        shown += _shown(values)
+        for key in values:
+            modality, _, name = key.rpartition("/")
+            if name == "loss" and modality:
+                shown.append(f"{modality}: {' '.join(_shown(values, f'{modality}/'))}")
         if self._bar is None:
             print(f"step {step}/{self._steps}, " + ", ".join(shown), file=sys.stderr, flush=True)
         else:

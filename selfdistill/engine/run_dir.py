@@ -36,7 +36,7 @@ _PACKAGES = (
 )
 _IGNORED = {"run_dir", "resume"}
 _REFUSED = {
-    "modality",
+    "strategy",
     "model.width",
     "model.depth",
     "model.heads",
@@ -44,11 +44,13 @@ _REFUSED = {
     "model.norm_order",
     "model.key_bias",
     "objective.head_layers",
-    "teacher.own_local_encoder",
+    "teacher.scope",
     "seed",
     "train.batch_size",
     "data.train",
+    "data.sampling_weight",
 }
+_TAKEN = {"decoder.input_dropout", "decoder.mask_noise_std"}
 
 
 class RunDir:
@@ -178,6 +180,19 @@ def _git_commit() -> str | None:
     return done.stdout.strip()
 
 
+Leaves = dict[tuple[str, str], Any]
+"""Values by whose they are (a prefix of the key) and the key in a run over one modality."""
+
+
+def _leaves(config: Mapping[str, Any]) -> Leaves:
+    parts = config.get("modalities") or {}
+    found = {("", key): value for key, value in _flat({**config, "modalities": {}}).items()}
+    for name, part in parts.items():
+        for key, value in _flat(part).items():
+            found[f"modalities.{name}.", key] = value
+    return found
+
+
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in config.items():
@@ -192,7 +207,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_refused(key: str, old: Any, new: Any) -> bool:
     if key == "model.layer_scale":
         return bool(old) != bool(new)  # 0 has no gains at all; others differ at the start only
-    return key in _REFUSED or key.startswith("encoder.")
+    return key in _REFUSED or (key.startswith(("encoder.", "decoder.")) and key not in _TAKEN)
 
 
 def compare_configs(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -206,12 +221,20 @@ def compare_configs(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str]
         Two lists of lines ``key: old -> new`` in the keys' order: changes that a resumed run
         cannot take (shapes of the weights, order of the data), and those that it can.
     """
-    before, after = _flat(old), _flat(new)
+    mine, yours = _modalities(old), _modalities(new)
+    if set(mine) != set(yours):
+        key = "modality" if len(mine) == len(yours) == 1 else "modalities"
+        return [f"{key}: {', '.join(mine)} -> {', '.join(yours)}"], []
+    before, after = _leaves(old), _leaves(new)
     refused: list[str] = []
     changed: list[str] = []
-    for key in sorted((before.keys() | after.keys()) - _IGNORED):
-        was, now = before.get(key, "unset"), after.get(key, "unset")
-        if was != now:
+    for whose, key in sorted(before.keys() | after.keys()):
+        was, now = (leaves.get((whose, key), "unset") for leaves in (before, after))
+        if was != now and key not in _IGNORED:
             lines = refused if _is_refused(key, was, now) else changed
-            lines.append(f"{key}: {was} -> {now}")
+            lines.append(f"{whose}{key}: {was} -> {now}")
     return refused, changed
+
+
+def _modalities(config: Mapping[str, Any]) -> list[str]:
+    return list(config.get("modalities") or [config.get("modality", "unset")])

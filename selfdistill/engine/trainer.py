@@ -8,10 +8,9 @@ model, the optimiser and one integer.
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,19 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from selfdistill.config import RunConfig
-from selfdistill.data.ledger import Loaded, SkipLedger
+from selfdistill.config_file import plain_config
+from selfdistill.data.ledger import MicroBatch, SkipLedgers
 from selfdistill.engine.checkpoint import Checkpointer, pack_optimizer, unpack_optimizer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.guard import CollapseGuard, FiniteGuard
 from selfdistill.engine.interval import Interval
-from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput
+from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.optim import build_optimizer, build_scheduler
-from selfdistill.errors import HealthError, Preempted
+from selfdistill.engine.signals import StopSignal
+from selfdistill.errors import HealthError, Preempted, errors_of
 from selfdistill.masking import row_keys
-from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.schedules import ema_decay
-
-SAME_SIGNAL_SECONDS = 1.0
 
 Evaluate = Callable[[int], dict[str, float]]
 """Evaluates after a number of steps; returns scalars to log."""
@@ -47,6 +46,12 @@ class Trainer:
         accelerator: for device, precision and processes.
         checkpointer, writer: of the run folder; None on processes other than the main one.
         progress: the console.
+
+    Attributes:
+        collapse: the guard of each modality.
+        train_seconds: from asking the loader for the batches of a step to the teacher's update,
+            summed over the steps that led to the present weights, also in the run's earlier
+            processes. Logging, evaluation and checkpoints are not in it.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Trainer:
         progress: Progress,
     ) -> None:
         self.config = config
+        self.parts = config.parts()
         self.accelerator = accelerator
         self.checkpointer = checkpointer
         self.writer = writer
@@ -67,15 +73,16 @@ class Trainer:
         self.scheduler = build_scheduler(optimizer, config.optim, config.train.steps)
         self.plain_model, self.plain_optimizer = model, optimizer
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.collapse = CollapseGuard(config.guard)
+        self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
         self.finite = FiniteGuard(config.guard.max_nonfinite)
-        self.ledger = SkipLedger(config.data.max_bad_share)
+        self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
+        self.train_seconds = 0.0
         self.last_checkpoint: Path | None = None
         self.good_checkpoint: Path | None = None  # a later loss was finite
-        self.stop_signal = 0
+        self.stop = StopSignal()
 
-    def fit(self, batches: Iterator[list[Loaded]], evaluate: Evaluate) -> None:
+    def fit(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
         """Train from ``step_count`` to ``train.steps``.
 
         Args:
@@ -87,37 +94,34 @@ class Trainer:
             DataBudgetError: too many samples are bad.
             Preempted: a signal came; the state was saved.
         """
-        interval, throughput = Interval(), Throughput()
-        with self._catch_signals():
+        interval, throughput = Interval(self.parts), Throughput()
+        with self.stop.caught():
             while self.step_count < self.config.train.steps:
-                waited = time.monotonic()
+                began = time.monotonic()
                 micro_batches = next(batches)
-                interval.data_wait += time.monotonic() - waited
+                interval.data_wait += time.monotonic() - began
                 self.step(micro_batches, interval)
+                self.train_seconds += time.monotonic() - began
+                for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
+                    self.progress.log(line)
                 throughput.add(self.config.train.batch_size)
                 self.progress.advance(self.step_count)
                 self._at_intervals(interval, throughput, evaluate)
 
-    def step(self, micro_batches: Sequence[Loaded], interval: Interval) -> None:
+    def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
         """One optimiser step over the micro-batches."""
         accelerator, config = self.accelerator, self.config
         # dropout is a function of the step, so that a resumed run repeats it
         place = self.step_count * accelerator.num_processes + accelerator.process_index
         torch.manual_seed(int(row_keys(config.seed, np.array([place]))[0] >> np.uint64(1)))
         self.scheduler.step_update(self.step_count)
-        batches = [loaded.batch.to(accelerator.device) for loaded in micro_batches]
-        count = self._over_processes([float(sum(b.masks.count() for b in batches if b.masks))])[0]
-        outputs = []
-        for number, batch in enumerate(batches, start=1):
-            last = number == len(batches)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                output = self.model(batch)
-                # gradients are averaged over processes; the loss is a mean over masked tokens
-                accelerator.backward(output.loss * accelerator.num_processes / count)
-            outputs.append(output._replace(loss=output.loss.detach()))
+        counts = self._over_processes(_masked_tokens(micro_batches))
+        outputs = self._backward(micro_batches, counts)
         limit = config.optim.clip_norm or float("inf")
         norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        total = self._over_processes([float(sum(output.loss for output in outputs))])[0] / count
+        sums = {name: float(sum(output[name].loss for output in outputs)) for name in counts}
+        losses = {name: n / counts[name] for name, n in self._over_processes(sums).items()}
+        total = sum(self.parts[name].objective.loss_weight * n for name, n in losses.items())
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
         fine = self.finite.check(
@@ -133,15 +137,31 @@ class Trainer:
         if fine and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
             self.plain_model.update_teacher(decay)
-            interval.add(outputs, total, float(norm))
-        for loaded in micro_batches:
-            for key, reason, detail in self.ledger.add(loaded):
-                self.progress.log(f"skipped {key}: {reason} {detail}".rstrip())
+            interval.add(outputs, losses, total, float(norm))
+
+    def _backward(
+        self, micro_batches: Sequence[MicroBatch], counts: Mapping[str, float]
+    ) -> list[dict[str, StepOutput]]:
+        """Gradients of the weighted sum of each modality's mean loss over its masked tokens."""
+        accelerator, outputs = self.accelerator, []
+        for number, loaded in enumerate(micro_batches, start=1):
+            batches = {name: part.batch.to(accelerator.device) for name, part in loaded.items()}
+            last = number == len(micro_batches)
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                found = self.model(batches)
+                means = [
+                    output.loss * self.parts[name].objective.loss_weight / counts[name]
+                    for name, output in found.items()
+                ]
+                # gradients are averaged over processes, whose losses add up
+                accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
+            outputs.append({n: o._replace(loss=o.loss.detach()) for n, o in found.items()})
+        return outputs
 
     def _at_intervals(self, interval: Interval, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
         done = step == config.train.steps
-        stop = self._over_processes([float(self.stop_signal)])[0] > 0
+        stop = self._over_processes({"stop": float(self.stop.number)})["stop"] > 0
         try:
             if step % config.log.every == 0 or done:
                 self._log(interval, throughput)
@@ -151,51 +171,62 @@ class Trainer:
         if step % config.checkpoint.every == 0 or done or stop:
             self.save()
         if done or (config.eval.every and step % config.eval.every == 0 and not stop):
-            scalars = evaluate(step)
-            if self.writer is not None and scalars:
-                self.writer.write(step, scalars)
+            self.log_evaluation(evaluate(step))
             throughput.restart()
         if stop and not done:
             raise Preempted(
-                f"stopped by signal {signal.Signals(self.stop_signal).name} after step {step}; "
+                f"stopped by signal {signal.Signals(self.stop.number).name} after step {step}; "
                 f"the state is kept in {self.last_checkpoint}: run the same command to go on"
-                if self.stop_signal
+                if self.stop.number
                 else f"stopped after step {step} together with another process"
             )
 
     def _log(self, interval: Interval, throughput: Throughput) -> None:
         config, step = self.config, self.step_count
+        distance = self.plain_model.teacher.distance(self.plain_model.student)
+        whole, own = interval.take(self.accelerator)
         values = {
-            **interval.take(self.accelerator),
-            "teacher_distance": self.plain_model.teacher.distance(self.plain_model.student),
+            **by_modality(own),
+            **whole,
+            "teacher_distance": distance,
             "lr": self.optimizer.param_groups[0]["lr"],
             "ema_decay": ema_decay(step, config.teacher, config.compat.ema_epoch_steps),
             "samples_per_second": throughput.take(),
-            "bad_samples": self._over_processes([float(sum(self.ledger.counts.values()))])[0],
+            "train_seconds": self.train_seconds,
+            **self._over_processes({"bad_samples": float(self.ledgers.total())}),
             "nonfinite_steps": float(self.finite.total),
         }
         if self.writer is not None:
             self.writer.write(step, values)
         self.progress.report(step, values)
-        self.collapse.check(step, values)
+        for name, guard in self.collapse.items():
+            with errors_of(name, self.parts):
+                guard.check(step, {**own[name], "teacher_distance": distance})
 
-    def _over_processes(self, values: list[float]) -> list[float]:
+    def log_evaluation(self, scalars: Mapping[str, float]) -> None:
+        """Write what an evaluation of the present weights found, if anything."""
+        if self.writer is not None and scalars:
+            self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
+
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
         """Sums over all processes."""
         if self.accelerator.num_processes == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        packed = list(values.values())
+        tensor = torch.tensor(packed, dtype=torch.float64, device=self.accelerator.device)
         summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return summed.tolist()
+        return dict(zip(values, summed.tolist(), strict=True))
 
     def save(self) -> None:
         """Write a checkpoint of the present state."""
         if self.checkpointer is not None:
             state: dict[str, Any] = {
-                "config": asdict(self.config),
+                "config": plain_config(self.config),
                 "processes": self.accelerator.num_processes,
-                "guard": self.collapse.state(),
+                "guard": {name: guard.state() for name, guard in self.collapse.items()},
                 "nonfinite": self.finite.state(),
-                "bad_samples": self.ledger.state(),
+                "bad_samples": self.ledgers.state(),
+                "train_seconds": self.train_seconds,
             }
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
@@ -208,39 +239,25 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of a run with the same architecture."""
+        state = checkpoint.state
         self.plain_model.load_state_dict(checkpoint.model)
         unpack_optimizer(self.plain_optimizer, self.plain_model, checkpoint.optimizer)
-        self.collapse.load_state(checkpoint.state["guard"])
-        if "nonfinite" in checkpoint.state:
-            self.finite.load_state(checkpoint.state["nonfinite"])
-        self.ledger.load_state(checkpoint.state["bad_samples"])
-        if self.accelerator.scaler is not None and "scaler" in checkpoint.state:
-            self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        for name, guard in self.collapse.items():
+            guard.load_state(state["guard"][name])
+        self.finite.load_state(state["nonfinite"])
+        self.ledgers.load_state(state["bad_samples"])
+        self.train_seconds = state["train_seconds"]
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step_count = checkpoint.step
         self.last_checkpoint = path
 
-    @contextlib.contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """Finish the step and save at the first signal; a second one ends the program at once.
 
-        A launcher passes on the signal that the whole group had already, so that one which
-        follows within ``SAME_SIGNAL_SECONDS`` is the same request.
-        """
-        before = {}
-        since = time.monotonic()
-
-        def note(number: int, _: FrameType | None) -> None:
-            nonlocal since
-            if not self.stop_signal:
-                self.stop_signal, since = number, time.monotonic()
-            elif time.monotonic() - since > SAME_SIGNAL_SECONDS:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            before[number] = signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _masked_tokens(micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+    """Of each modality, counted on the host, which then need not wait for the device."""
+    counts: dict[str, float] = {}
+    for loaded in micro_batches:
+        for name, part in loaded.items():
+            assert part.batch.masks is not None, "training batches carry masks"
+            counts[name] = counts.get(name, 0.0) + float(part.batch.masks.count())
+    return counts

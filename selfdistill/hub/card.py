@@ -1,6 +1,6 @@
 """The model card: what the weights are, how they were made, and the lines that load them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Any
@@ -13,7 +13,10 @@ from selfdistill.config_file import dump_config
 from selfdistill.modalities.base import HubFormat
 from selfdistill.probes.table import render
 
-ARTICLE = "https://arxiv.org/abs/2202.03555"
+ARTICLES = {
+    "dense": "[data2vec](https://arxiv.org/abs/2202.03555)",
+    "visible": "[data2vec 2.0](https://arxiv.org/abs/2212.07525)",
+}
 RECIPE = (
     "modality",
     "seed",
@@ -27,6 +30,8 @@ RECIPE = (
     "train",
 )
 """What one needs to repeat a training; the other keys say where things lie on its machine."""
+OF_VISIBLE = ("strategy", "decoder")
+"""The same of the strategy that is not the default."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Origin:
         step: finished optimiser steps.
         loss: of the last logged interval up to that step; None: not known.
         evaluation: as in ``eval.json``, of that step; empty: none.
+        trained_with: the other modalities of the run.
     """
 
     weights: str
     step: int
     loss: float | None
     evaluation: Mapping[str, Any]
+    trained_with: Sequence[str] = ()
 
 
 def model_card(hub: HubFormat, config: RunConfig, origin: Origin, parameters: int) -> str:
@@ -70,10 +77,10 @@ def model_card(hub: HubFormat, config: RunConfig, origin: Origin, parameters: in
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# An encoder for {config.modality}, pretrained without labels",
         f"{parameters / 1e6:.2f} M parameters, {config.model.depth} layers, "
-        f"{config.model.width} wide. Pretrained by [data2vec]({ARTICLE}) with selfdistill "
+        f"{config.model.width} wide. Pretrained by {ARTICLES[config.strategy]} with selfdistill "
         f"{selfdistill.__version__}; these are the weights of the {origin.weights} after "
         f"{origin.step} of {config.train.steps} steps of {config.train.batch_size} "
-        f"samples{loss}.",
+        f"samples{loss}.{_together(origin)}",
         f"Data: {', '.join(f'`{name}`' for name in data)}. Set `license` and `datasets` above to "
         "what the data allow and are.",
         "## Use",
@@ -86,9 +93,17 @@ def model_card(hub: HubFormat, config: RunConfig, origin: Origin, parameters: in
     return "\n\n".join(parts) + "\n"
 
 
+def _together(origin: Origin) -> str:
+    if not origin.trained_with:
+        return ""
+    others = " and ".join(origin.trained_with)
+    return f" Its layers learned from {others} at the same time; every step has samples of all."
+
+
 def _recipe(config: RunConfig) -> str:
     whole = yaml.safe_load(dump_config(config))
-    kept = {key: whole[key] for key in RECIPE}
+    keys = (*RECIPE, *(OF_VISIBLE if config.strategy == "visible" else ()))
+    kept = {key: whole[key] for key in keys}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip("\n")
 
 

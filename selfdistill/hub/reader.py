@@ -110,13 +110,14 @@ class HubFolder:
         found, unknown = to_ours(self.format.fold(theirs), self.format.names)
         unknown = [name for name in unknown if not _any(name, self.format.ignored)]
         ours = dict(backbone.named_parameters())
-        may_lack = (*self.format.dropped, *self.format.optional)
+        optional = self.format.optional
         lacking = sorted(ours.keys() - found.keys())
-        missing = [name for name in lacking if not _any(name, may_lack)]
+        surplus = sorted(found.keys() - ours.keys())
+        missing = [name for name in lacking if not _any(name, (*self.format.dropped, *optional))]
         problems = [
             *(f"{name} is missing" for name in missing),
             *(f"{name} is not known" for name in unknown),
-            *(f"{name} is not in the model" for name in sorted(found.keys() - ours.keys())),
+            *(f"{name} is not in the model" for name in surplus if not _any(name, optional)),
             *(
                 f"{name} has the shape {tuple(found[name].shape)}, not {tuple(ours[name].shape)}"
                 for name in sorted(ours.keys() & found.keys())
@@ -125,9 +126,10 @@ class HubFolder:
         ]
         if problems:
             raise UserError(f"{self.key}: the weights in {self.path}: {'; '.join(problems)}")
-        for name, tensor in found.items():
-            ours[name].data.copy_(tensor)
+        for name in ours.keys() & found.keys():
+            ours[name].data.copy_(found[name])
         notes = [f"{name} is not in {self.path} and keeps its first values" for name in lacking]
+        notes += [f"{name} of {self.path} has no place here and is left out" for name in surplus]
         if heads:
             notes.append(f"{', '.join(sorted(heads))} of {self.path} are a head's and are left out")
         return notes

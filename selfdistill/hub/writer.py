@@ -61,7 +61,7 @@ def hub_tensors(
         for name, tensor in backbone.items()
         if not any(fnmatch(name, pattern) for pattern in hub.dropped)
     }
-    found = {**to_theirs(kept, hub.names), **hub.constants(config)}
+    found = hub.unfold({**to_theirs(kept, hub.names), **hub.constants(config)})
     return {name: tensor.detach().float().cpu().clone() for name, tensor in sorted(found.items())}
 
 

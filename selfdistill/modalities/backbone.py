@@ -1,15 +1,16 @@
-"""A feature encoder and the shared blocks: what pretraining makes and everybody else uses."""
+"""Feature encoders over the shared blocks: what pretraining makes and everybody else uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
-from selfdistill.modalities.base import FeatureEncoder, Modality
-from selfdistill.models.block import BlockOutput
-from selfdistill.models.trunk import Trunk
-from selfdistill.types import Masks, Tokens
+from selfdistill.modalities.base import FeatureEncoder, load_modality
+from selfdistill.models.block import Block, BlockOutput
+from selfdistill.models.initialise import initialise_blocks_
+from selfdistill.models.trunk import Trunk, run_blocks
+from selfdistill.types import Tokens
 
 
 class Backbone(nn.Module):
@@ -20,20 +21,42 @@ class Backbone(nn.Module):
         self.encoder = encoder
         self.trunk = trunk
 
-    def forward(self, tokens: Tokens, masks: Masks | None) -> Tensor:
-        """Contextual vectors [B, T, D] of local features, the masked ones hidden."""
-        if masks is not None:
-            tokens = self.encoder.fill(tokens, masks)
-        tokens = self.encoder.contextualise(tokens)
-        x = self.trunk(tokens.x, tokens.padding, self.encoder.attention_bias())
-        return x[:, self.encoder.num_prefix_tokens :]
+    @property
+    def depth(self) -> int:
+        """Number of blocks, the modality's own and the shared ones."""
+        return len(self.encoder.prenet) + len(self.trunk.blocks)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Contextual vectors [B, P + T, D] of located tokens [B, T, D]."""
+        entered = self.encoder.enter(tokens)
+        x = entered.x  # every block may be left out
+        for output in self.run(entered):
+            x = output.x
+        return self.trunk.norm(x)
+
+    def run(self, tokens: Tokens) -> Iterator[BlockOutput]:
+        """Each block's output, the modality's own and then the shared ones, on entered tokens
+        [B, P + T, D]."""
+        x, own = tokens.x, self.encoder.prenet
+        places = tokens.places
+        if places is None:
+            length = x.shape[1] - self.encoder.num_prefix_tokens
+            places = torch.arange(length, device=x.device)[None]
+        biases = self.encoder.attention_biases(places)
+        several = len(biases) > 1
+        mine, shared = (biases[: len(own)], biases[len(own) :]) if several else (biases, biases)
+        for output in run_blocks(own, x, tokens.padding, mine):
+            yield output
+            x = output.x
+        yield from self.trunk.layers(x, tokens.padding, shared)
 
     def layers(self, tokens: Tokens) -> Iterator[BlockOutput]:
-        """Each block's output on unmasked local features, without prefix tokens."""
-        prefix = self.encoder.num_prefix_tokens
-        tokens = self.encoder.contextualise(tokens)
-        for x, ffn in self.trunk.layers(tokens.x, tokens.padding, self.encoder.attention_bias()):
-            yield BlockOutput(x[:, prefix:], ffn[:, prefix:])
+        """Each shared block's output on unmasked local features, without prefix tokens."""
+        prefix, own = self.encoder.num_prefix_tokens, len(self.encoder.prenet)
+        outputs = self.run(self.encoder.contextualise(tokens))
+        for number, (x, ffn) in enumerate(outputs):
+            if number >= own:
+                yield BlockOutput(x[:, prefix:], ffn[:, prefix:])
 
     @torch.no_grad()
     def hidden_states(
@@ -45,18 +68,54 @@ class Backbone(nn.Module):
             inputs, lengths: as in ``Batch``.
 
         Returns:
-            depth + 1 tensors [B, T, D] without prefix tokens (index 0 the blocks' input, i the
-            output of block i), and the padding bool [B, T] or None.
+            One tensor [B, T, D] more than there are blocks, without prefix tokens (index 0 the
+            blocks' input, i the output of block i), and the padding bool [B, T] or None.
         """
         prefix = self.encoder.num_prefix_tokens
         local = self.encoder.embed(inputs, lengths)
         tokens = self.encoder.contextualise(local)
-        bias = self.encoder.attention_bias()
-        outputs = self.trunk.layers(tokens.x, tokens.padding, bias)
-        return [x[:, prefix:] for x in (tokens.x, *(o.x for o in outputs))], local.padding
+        states = [tokens.x, *(output.x for output in self.run(tokens))]
+        return [x[:, prefix:] for x in states], local.padding
 
 
-def build_backbone(modality: Modality, config: RunConfig) -> Backbone:
-    """The backbone of a run, with fresh weights drawn from torch's global generator."""
-    encoder = modality.build_encoder(config.encoder, config.model, config.input, config.compat)
-    return Backbone(encoder, Trunk(config.model))
+class Backbones(nn.Module):
+    """The encoders of all modalities of a run over one trunk.
+
+    Args:
+        encoders: by the modalities' short names.
+        trunk: shared.
+    """
+
+    def __init__(self, encoders: Mapping[str, FeatureEncoder], trunk: Trunk) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.trunk = trunk
+
+    def encoder(self, name: str) -> FeatureEncoder:
+        """That of one modality."""
+        encoder = self.encoders[name]
+        assert isinstance(encoder, FeatureEncoder)
+        return encoder
+
+    def __getitem__(self, name: str) -> Backbone:
+        """The backbone of one modality; its parameters are the ones here."""
+        return Backbone(self.encoder(name), self.trunk)
+
+
+def build_backbones(config: RunConfig) -> Backbones:
+    """The backbones of a run, with fresh weights drawn from torch's global generator."""
+    encoders = {name: _build_encoder(part) for name, part in config.parts().items()}
+    return Backbones(encoders, Trunk(config.model))
+
+
+def build_backbone(config: RunConfig) -> Backbone:
+    """The backbone of a run over one modality, with fresh weights."""
+    (name,) = config.parts()
+    return build_backbones(config)[name]
+
+
+def _build_encoder(config: RunConfig) -> FeatureEncoder:
+    encoder = load_modality(config.modality).build_encoder(config)
+    encoder.prenet.extend(Block(config.model, 0.0) for _ in range(config.encoder.prenet_depth))
+    initialise_blocks_(encoder.prenet, config.model)
+    return encoder

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from selfdistill.config import CompatConfig, ModelConfig, RunConfig
+from selfdistill.config import EncoderConfig, MaskConfig, RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.renaming import Names
@@ -22,35 +22,70 @@ from selfdistill.types import Masks, Tokens
 
 
 class FeatureEncoder(nn.Module, ABC):
-    """Raw input to a sequence of vectors, in three steps that training takes one by one.
+    """Raw input to a sequence of vectors, in steps that training takes one by one.
 
-    ``embed`` makes local features (the part that a teacher may share with the student), ``fill``
-    puts the mask vector where the student must not look, ``contextualise`` adds positions and
-    what else the blocks expect.
+    ``embed`` makes local features (the part that a teacher may share with the student), ``locate``
+    adds positions, ``enter`` what else the blocks expect. In between the student's tokens are
+    hidden: by ``fill``, which puts the mask vector where it must not look, before ``locate``; or by
+    ``keep``, which locates the visible tokens and drops the rest.
     """
 
     num_prefix_tokens: int = 0
-    """Tokens in front of the sequence after ``contextualise`` that are no part of the input."""
+    """P, tokens that ``enter`` puts in front of the sequence and that are no part of the input."""
+
+    grid: tuple[int, int] | None = None
+    """Tokens from top to bottom and from left to right; None: a sequence of any length."""
 
     local: nn.Module
     """The sub-module behind ``embed``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prenet = nn.ModuleList()
+        """Blocks of the modality's own, between ``enter`` and the shared ones."""
+
+    @property
+    @abstractmethod
+    def mask_vector(self) -> Tensor:
+        """What ``fill`` puts at masked places; broadcasts to [D]."""
 
     @abstractmethod
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         """Local features [B, T, D] of raw ``inputs`` (see ``Batch``) and their padding."""
 
     @abstractmethod
-    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
-        """The same with the mask vector at ``masks.masked``."""
+    def locate(self, tokens: Tokens) -> Tokens:
+        """Add positions to all tokens of the input, in order."""
 
     @abstractmethod
-    def contextualise(self, tokens: Tokens) -> Tokens:
-        """Add positions, prefix tokens, norm and dropout: [B, num_prefix_tokens + T, D]."""
+    def enter(self, tokens: Tokens) -> Tokens:
+        """Add prefix tokens, norm and dropout to located tokens: [B, P + T, D]; ``places`` stay
+        those of the T."""
 
-    def attention_bias(self) -> Tensor | None:
-        """Bias on the attention logits, [1, H, T', T'] for every block or [depth, H, T', T'] for
-        one after the other, with T' counting prefix tokens; or None."""
-        return None
+    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
+        """Every mask's version of the local features: [R, T, D]."""
+        padding = None if tokens.padding is None else masks.repeat(tokens.padding)
+        return Tokens(masks.fill(tokens.x, self.mask_vector), padding)
+
+    def keep(self, tokens: Tokens, masks: Masks) -> Tokens:
+        """Every mask's visible tokens, located: [R, V, D]."""
+        return masks.keep(self.locate(tokens))
+
+    def contextualise(self, tokens: Tokens) -> Tokens:
+        """``locate`` and ``enter``."""
+        return self.enter(self.locate(tokens))
+
+    def attention_biases(self, places: Tensor) -> Sequence[Tensor]:
+        """Biases on the attention logits between prefix tokens and the tokens at ``places``.
+
+        Args:
+            places: int64 [1 or R, V].
+
+        Returns:
+            [1 or R, H, P + V, P + V]: one for every block, or one for each (own ones first);
+            empty: none.
+        """
+        return ()
 
 
 @dataclass(frozen=True)
@@ -59,10 +94,9 @@ class OriginalFormat:
 
     Attributes:
         marker: a parameter name that only this format has.
-        names: pairs of a name in ``Data2Vec`` (``student...``, ``head...``) and one in the
-            original, or several to be joined along the first axis; ``{}`` stands for a number and
-            must occur equally often on both sides. Every name of the original is in it once.
-        teacher_prefix: what the names of the original's teacher lack in front.
+        names: pairs of a name in ``Backbone`` or of the predictor (``head...``, ``decoder...``) and
+            one in the original; see ``renaming``. Every name of the original is in it once.
+        teacher_prefixes: what the names of the original's teacher may lack in front.
         ignored: names of the original that carry nothing we need, as fnmatch patterns.
         sections: the original's model config (plain values) to sections of ours. Refuses
             (``UserError``) what the package cannot express.
@@ -70,7 +104,7 @@ class OriginalFormat:
 
     marker: str
     names: Names
-    teacher_prefix: str
+    teacher_prefixes: Sequence[str]
     ignored: Sequence[str]
     sections: Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -90,6 +124,7 @@ class HubFormat:
         ignored: patterns of their names that carry nothing we need.
         fold: their tensors, by names without a prefix, to ones that compute the same, where what
             ours lacks can be a part of what it has.
+        unfold: the way back, of tensors that go into a folder.
         constants: run config to tensors of theirs that we have not.
         config: run config to the fields of ``config.json``. Refuses (``UserError``, with the key)
             what the class cannot hold.
@@ -119,6 +154,7 @@ class HubFormat:
     usage: Callable[[RunConfig], str]
     caution: Callable[[RunConfig], str] = lambda config: ""
     fold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
+    unfold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
 
 
 @dataclass(frozen=True)
@@ -128,10 +164,9 @@ class Modality:
     Attributes:
         name: the folder's name and the value of the config's ``modality`` key.
         encoder_config, mask_config, input_config: dataclasses of the config's sections.
-        build_encoder: (encoder, model, input, compat configs) to the feature encoder. It must
-            work on the meta device.
+        build_encoder: run config to the feature encoder; it must work on the meta device.
         build_pipeline: run config to the input pipeline.
-        original: layout of the original authors' checkpoints, where there are any.
+        originals: layouts of the original authors' checkpoints, where there are any.
         hub: layout of transformers' folders, where a class of it can hold the encoder.
         architecture: keys of the ``input`` section that the weights depend on.
         companions: a run's folder, or one of transformers, to the files in it that belong to the
@@ -143,12 +178,12 @@ class Modality:
     """
 
     name: str
-    encoder_config: type
-    mask_config: type
+    encoder_config: type[EncoderConfig]
+    mask_config: type[MaskConfig]
     input_config: type
-    build_encoder: Callable[[Any, ModelConfig, Any, CompatConfig], FeatureEncoder]
+    build_encoder: Callable[[RunConfig], FeatureEncoder]
     build_pipeline: Callable[[RunConfig], InputPipeline]
-    original: OriginalFormat | None = None
+    originals: Sequence[OriginalFormat] = ()
     hub: HubFormat | None = None
     architecture: Sequence[str] = ()
     companions: Callable[[Path], Mapping[str, str]] = lambda folder: {}
@@ -157,13 +192,18 @@ class Modality:
     prepare: Callable[[RunConfig], RunConfig] = lambda config: config
 
 
-def check_spans(mask_prob: float, mask_length: int) -> None:
-    """Refuse masks of spans that cannot work, for the ``check`` of a modality that has them."""
+def check_share(mask_prob: float) -> None:
+    """Refuse a masked share that leaves nothing to see or to predict."""
     if not 0 < mask_prob < 1:
         what = "nothing" if mask_prob <= 0 else "everything"
         raise UserError(
             f"mask.mask_prob: {mask_prob} would mask {what}; choose a value between 0 and 1"
         )
+
+
+def check_spans(mask_prob: float, mask_length: int) -> None:
+    """Refuse masks of spans that cannot work, for the ``check`` of a modality that has them."""
+    check_share(mask_prob)
     if mask_length < 1:
         raise UserError(f"mask.mask_length: {mask_length} must be 1 or more")
 

@@ -19,8 +19,7 @@ LAYERS = {
 
 def layer_names(prefix: str) -> list[Pair]:
     """Names of the student's Transformer layers below ``prefix`` in a fairseq encoder."""
-    pairs = block_names(f"{prefix}layers.{{}}", PROJECTIONS, LAYERS)
-    return [(f"student.{ours}", theirs) for ours, theirs in pairs]
+    return block_names(f"{prefix}layers.{{}}", PROJECTIONS, LAYERS)
 
 
 def require(config: Mapping[str, Any], key: str, wanted: Any, why: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from timm.layers import trunc_normal_
 from torch import nn
 
+from selfdistill.config import ModelConfig
 from selfdistill.models.block import Attention, Block
 
 
@@ -35,7 +36,21 @@ def beit_tensor_(tensor: torch.Tensor) -> None:
     trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
 
 
-def rescale_residuals_(blocks: Iterable[nn.Module]) -> None:
+def initialise_blocks_(blocks: nn.ModuleList, config: ModelConfig) -> None:
+    """First weights of Transformer blocks, as ``model.initializer`` says.
+
+    Args:
+        blocks: of ``Block``.
+        config: of the model.
+    """
+    if config.initializer == "bert":
+        blocks.apply(bert_)
+    else:
+        blocks.apply(beit_)
+        _rescale_residuals_(blocks)
+
+
+def _rescale_residuals_(blocks: Iterable[nn.Module]) -> None:
     """Divide the output projections of block i (from 1) by sqrt(2 i), as BEiT does."""
     for number, block in enumerate(blocks, start=1):
         assert isinstance(block, Block)

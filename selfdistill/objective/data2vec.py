@@ -1,25 +1,25 @@
-"""The module that is trained: student, head and teacher in one."""
+"""The module that is trained: student, predictors and teacher in one."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
-from selfdistill.modalities.backbone import build_backbone
-from selfdistill.modalities.base import Modality
-from selfdistill.objective.head import build_head
-from selfdistill.objective.loss import Moments, regression_loss
+from selfdistill.modalities.backbone import build_backbones
+from selfdistill.objective.loss import Moments, class_loss, regression_loss
+from selfdistill.objective.predictor import build_predictor
 from selfdistill.objective.teacher import Teacher
 from selfdistill.types import Batch
 
 
 class StepOutput(NamedTuple):
-    """What one forward pass gives.
+    """What one forward pass gives for one modality.
 
     Attributes:
         loss: sum over the masked tokens, float32 scalar; divide by ``tokens``.
-        tokens: number of masked tokens, float32 scalar.
+        tokens: number of masked tokens over all masks, float32 scalar.
         masked_share: masked tokens over valid ones, float32 scalar.
         targets, predictions: moments at the masked tokens.
     """
@@ -32,29 +32,51 @@ class StepOutput(NamedTuple):
 
 
 class Data2Vec(nn.Module):
-    """data2vec 1.0 (arXiv 2202.03555): the student regresses the teacher at masked tokens."""
+    """data2vec 1.0 and 2.0 (arXiv 2202.03555, 2212.07525): the student regresses the teacher at
+    masked tokens.
 
-    def __init__(self, modality: Modality, config: RunConfig) -> None:
+    The feature encoder and the teacher run once per sample, the student once per mask.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.objective = config.objective
-        self.student = build_backbone(modality, config)
-        self.head = build_head(config.objective, config.model.width)
+        self.parts = config.parts()
+        self.student = build_backbones(config)
+        self.predictors = nn.ModuleDict(
+            {
+                name: build_predictor(part, self.student.encoder(name))
+                for name, part in self.parts.items()
+            }
+        )
         self.teacher = Teacher(self.student, config)
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """One batch with masks."""
-        masks = batch.masks
+    def forward(self, batches: Mapping[str, Batch]) -> dict[str, StepOutput]:
+        """One batch with masks of every modality of the run, by name."""
+        return {name: self._modality(name, batch) for name, batch in batches.items()}
+
+    def _modality(self, name: str, batch: Batch) -> StepOutput:
+        objective, compat, masks = self.parts[name].objective, self.parts[name].compat, batch.masks
         assert masks is not None, "training batches carry masks"
-        local = self.student.encoder.embed(batch.inputs, batch.lengths)
-        targets = masks.gather(self.teacher(batch, local))  # [B, N, D]
-        hidden = masks.gather(self.student(local, masks))  # [B, N, D]
-        predictions = self.head(hidden).float()
+        student = self.student[name]
+        local = student.encoder.embed(batch.inputs, batch.lengths)
+        every = self.teacher(name, batch, local, self.student)  # [B, T, D]
+        targets = masks.gather(every)  # [R, N, D]
+        prediction = self.predictors[name](student, local, masks)
+        predictions = prediction.masked.float()
+        tokens = masks.count()
+        loss = regression_loss(predictions, targets, masks.weight, objective)
+        if objective.cls_loss:
+            summed = class_loss(prediction.prefix.float(), every, local.padding, objective)
+            rows = 1 if compat.summed_class_loss else len(masks.masked)
+            loss = loss + summed * tokens / rows
         with torch.no_grad():
-            valid = masks.masked.numel() if local.padding is None else (~local.padding).sum()
+            seen = local.x.shape[0] * local.x.shape[1]
+            valid = seen if local.padding is None else (~local.padding).sum()
+            valid = valid * (len(masks.masked) // len(local.x))
         return StepOutput(
-            loss=regression_loss(predictions, targets, masks.weight, self.objective),
-            tokens=masks.count(),
-            masked_share=masks.count() / valid,
+            loss=loss,
+            tokens=tokens,
+            masked_share=tokens / valid,
             targets=Moments.of(targets, masks.weight),
             predictions=Moments.of(predictions, masks.weight),
         )

@@ -3,7 +3,9 @@
 Source: data2vec 1.0 (arXiv 2202.03555), section 3.2 and equation 1.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -11,66 +13,86 @@ from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
-from selfdistill.modalities.backbone import Backbone
+from selfdistill.modalities.backbone import Backbone, Backbones
 from selfdistill.objective.targets import average_layers
 from selfdistill.types import Batch, Tokens
 
 Pair = tuple[Tensor, Tensor]
 
 
-class Teacher(nn.Module):
-    """fp32 copy of the student's backbone, always in eval mode, never differentiated.
+class Teacher(Backbones):
+    """fp32 copy of the student, always in eval mode, never differentiated.
 
     Args:
-        student: the backbone to copy. Unless ``teacher.own_local_encoder``, its local encoder is
-            shared: the teacher reads the student's local features.
+        student: what to copy, as far as each modality's ``teacher.scope`` says: all, all but the
+            local encoder (the teacher reads the student's local features), or the shared blocks
+            only (it reads the student's tokens as they enter these).
         config: of the run.
     """
 
-    def __init__(self, student: Backbone, config: RunConfig) -> None:
-        super().__init__()
-        self.objective = config.objective
-        self.depth = config.model.depth
-        self.own_local = config.teacher.own_local_encoder
-        self.copied = tuple(config.teacher.copied)
+    def __init__(self, student: Backbones, config: RunConfig) -> None:
+        parts = config.parts()
+        encoders = {
+            name: copy.deepcopy(student.encoder(name))
+            for name, part in parts.items()
+            if part.teacher.scope != "blocks"
+        }
+        for name, encoder in encoders.items():
+            if parts[name].teacher.scope == "all_but_local":
+                encoder.local = nn.Identity()
+        super().__init__(encoders, copy.deepcopy(student.trunk))
+        self.parts = parts
         self.compat = config.compat
-        self.backbone = copy.deepcopy(student)
-        if not self.own_local:
-            self.backbone.encoder.local = nn.Identity()
         self.requires_grad_(False)
         self.eval()
-        names = [name for name, _ in self.backbone.named_parameters()]
-        for part in self.copied:
-            if not any(_within(name, part) for name in names):
-                parts = sorted({".".join(name.split(".")[:2]) for name in names})
-                raise UserError(
-                    f"teacher.copied: no part of the teacher is called '{part}'; "
-                    f"parts are {', '.join(parts)}"
-                )
+        self.copied = self._copied_parts()
+
+    def _copied_parts(self) -> tuple[str, ...]:
+        """Prefixes of the names of parameters that are copied, not averaged."""
+        found = []
+        names = [name for name, _ in self.named_parameters()]
+        for modality, config in self.parts.items():
+            for part in config.teacher.copied:
+                prefix = part.replace("encoder", f"encoders.{modality}", 1)
+                if not any(_within(name, prefix) for name in names):
+                    known = sorted({".".join(name.split(".")[:3]) for name in names})
+                    raise UserError(
+                        f"teacher.copied: no part of the teacher is called '{part}'; parts are "
+                        f"{', '.join(known).replace(f'encoders.{modality}', 'encoder')}"
+                    )
+                found.append(prefix)
+        return tuple(found)
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, student_local: Tokens) -> Tensor:
+    def forward(self, name: str, batch: Batch, student_local: Tokens, student: Backbones) -> Tensor:
         """Targets float32 [B, T, D] for every token.
 
         Args:
+            name: the modality.
             batch: raw inputs.
             student_local: the student's local features of the same inputs, before masking.
+            student: for what the teacher has not of its own.
         """
+        config = self.parts[name]
         with torch.autocast(student_local.x.device.type, enabled=False):
-            if self.own_local:
+            encoder = (self if name in self.encoders else student).encoder(name)
+            backbone = Backbone(encoder, self.trunk)
+            if config.teacher.scope == "all":
                 inputs = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
-                local = self.backbone.encoder.embed(inputs, batch.lengths)
+                local = encoder.embed(inputs, batch.lengths)
             else:
                 local = Tokens(student_local.x.detach().float(), student_local.padding)
-            padding = None if self.compat.padding_in_target_statistics else local.padding
-            layers = self.backbone.layers(local)
-            return average_layers(layers, self.objective, self.depth, padding)
+            compat = config.compat.padding_in_target_statistics
+            padding = None if compat else local.padding
+            with _without_dropout(encoder):
+                layers = backbone.layers(local)
+                return average_layers(layers, config.objective, config.model.depth, padding)
 
     @torch.no_grad()
-    def update(self, student: Backbone, decay: float) -> None:
+    def update(self, student: Backbones, decay: float) -> None:
         """Move towards the student: t = decay t + (1 - decay) s, once per optimiser step.
 
         Parts named in ``teacher.copied`` become the student's. A decay of 1 freezes the rest.
@@ -84,7 +106,7 @@ class Teacher(nn.Module):
             self._average_index_buffers(student, decay)
 
     @torch.no_grad()
-    def distance(self, student: Backbone) -> float:
+    def distance(self, student: Backbones) -> float:
         """Norm of the averaged parameters' difference to the student's, over the norm of the
         student's; 0 where the teacher is a mere copy."""
         _, averaged = self._pairs(student)
@@ -96,22 +118,33 @@ class Teacher(nn.Module):
         ]
         return float(norms[0] / norms[1].clamp(min=1e-12))
 
-    def _pairs(self, student: Backbone) -> tuple[list[Pair], list[Pair]]:
+    def _pairs(self, student: Backbones) -> tuple[list[Pair], list[Pair]]:
         """(teacher's, student's) parameters that are copied, and those that are averaged."""
         theirs = dict(student.named_parameters())
         copied: list[Pair] = []
         averaged: list[Pair] = []
-        for name, ours in self.backbone.named_parameters():
+        for name, ours in self.named_parameters():
             part = copied if any(_within(name, c) for c in self.copied) else averaged
             part.append((ours, theirs[name]))
         return copied, averaged
 
-    def _average_index_buffers(self, student: Backbone, decay: float) -> None:
+    def _average_index_buffers(self, student: Backbones, decay: float) -> None:
         theirs = dict(student.named_buffers())
-        for name, index in self.backbone.named_buffers():
+        for name, index in self.named_buffers():
             if not index.is_floating_point():
                 index.copy_(decay * index + (1 - decay) * theirs[name])
 
 
 def _within(name: str, part: str) -> bool:
     return name == part or name.startswith(part + ".")
+
+
+@contextlib.contextmanager
+def _without_dropout(encoder: nn.Module) -> Iterator[None]:
+    """A student's encoder that the teacher uses must not drop anything there."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(training)

@@ -33,7 +33,7 @@ class _Task:
 
 
 class Evaluator:
-    """Runs the probes of all tasks of ``config.eval.tasks``.
+    """Runs the probes of one modality, for all tasks of its ``config.eval.tasks``.
 
     Nothing is opened before the first ``check`` or ``evaluate``. The raw input is probed once, the
     untrained encoder the first time it is given; both are kept in ``baselines``.
@@ -44,7 +44,7 @@ class Evaluator:
 
     def __init__(self, config: RunConfig, pipeline: InputPipeline) -> None:
         self.baselines: dict[str, dict[str, dict[str, Score]]] = {}
-        self._modality = config.modality
+        (self._modality,) = config.parts()
         self._config: EvalConfig = config.eval
         self._seed = config.seed
         self._pipeline = pipeline

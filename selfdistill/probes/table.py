@@ -74,7 +74,7 @@ def _sentence(name: str, table: Mapping[str, Any], raw_input: str) -> str:
         if baseline == "raw" and raw_input:
             title += f" ({raw_input})"
         points = _points(table, baseline)
-        if abs(points) < 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
+        if abs(points) <= 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
             verdict = f"not clearly different from {title} ({points:+.1f} points)"
         elif points > 0:
             verdict = f"+{points:.1f} points over {title}"

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from selfdistill.data.loader import (
-    Loaded,
-    SkipLedger,
-    dead_workers_explained,
-    training_batches,
-)
+from selfdistill.data.ledger import Loaded, MicroBatch, SkipLedger, SkipLedgers
+from selfdistill.data.loader import Source, dead_workers_explained, training_batches
 from selfdistill.data.plain import plain_batches
 from selfdistill.data.shards import ShardSet
-from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError, UserError
+from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError
 from selfdistill.masking import row_keys
 from selfdistill.types import Batch, Masks
 
@@ -80,10 +78,16 @@ def numbers(folder: Path, replaced: Mapping[int, bytes] | None = None) -> ShardS
     return ShardSet(paths, ["txt"])
 
 
-def stream(shards: ShardSet, **changes: Any) -> Iterator[list[Loaded]]:
-    settings = {"seed": 5, "batch_size": 4, "accumulate": 1, "rank": 0, "world_size": 1}
+def streams(sources: Mapping[str, Source], **changes: Any) -> Iterator[list[MicroBatch]]:
+    settings = {"seed": 5, "accumulate": 1, "rank": 0, "world_size": 1}
     settings |= {"start_step": 0, "steps": 13, "workers": 0}  # more than two epochs
-    return training_batches(shards, Numbers(), **(settings | changes))
+    return training_batches(sources, **(settings | changes))
+
+
+def stream(shards: ShardSet, batch_size: int = 4, **changes: Any) -> Iterator[list[Loaded]]:
+    """The stream of one modality."""
+    for step in streams({"one": Source(shards, Numbers(), batch_size)}, **changes):
+        yield [loaded for (loaded,) in (micro_batch.values() for micro_batch in step)]
 
 
 def content(loaded: Loaded) -> tuple[Any, ...]:
@@ -107,15 +111,18 @@ def keys(steps: Iterator[list[Loaded]]) -> list[str]:
 
 
 def test_pinning_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    masks = Masks(*torch.zeros(3, 1, 1))
+    """Through what the DataLoader is handed."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor + 1)
+    masks = Masks(*torch.zeros(5, 1, 1))
     before = Loaded(Batch(torch.zeros(2), torch.zeros(2), masks, keys=("a", "b")), [], 2)
-    batch = before.pin_memory().batch
-    assert batch.masks is not None
-    assert batch.lengths is not None
-    for tensor in (batch.inputs, batch.lengths, batch.masks.masked, batch.masks.index):
-        assert (tensor == 1).all()
-    assert (batch.teacher_inputs, batch.keys) == (None, ("a", "b"))
+    [pinned] = pin_memory([{"one": before, "two": before}])
+    for loaded in (pinned["one"], pinned["two"]):
+        batch = loaded.batch
+        assert batch.masks is not None
+        tensors = [getattr(batch.masks, part.name) for part in fields(batch.masks)]
+        for tensor in (batch.inputs, batch.lengths, *tensors):
+            assert (tensor == 1).all()
+        assert (batch.teacher_inputs, batch.keys) == (None, ("a", "b"))
 
 
 def test_every_sample_once_per_epoch(tmp_path: Path) -> None:
@@ -172,12 +179,26 @@ def test_processes_and_accumulation_see_the_same_rows(tmp_path: Path) -> None:
     assert [list(chain(*(part[2] for part in step))) for step in alone] == [s[0][2] for s in whole]
 
 
-def test_batch_must_divide(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError,
-        match=r"train.batch_size: 10 .*train.accumulate=2 .* on 2 processes; use a multiple of 4",
-    ):
-        stream(numbers(tmp_path), batch_size=10, accumulate=2, world_size=2)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_modalities_do_not_change_each_other(tmp_path: Path, workers: int) -> None:
+    shards = numbers(tmp_path, {2: b"short"})
+    sizes = {"one": 4, "two": 8}
+    sources = {name: Source(shards, Numbers(), size) for name, size in sizes.items()}
+    place: Any = {"accumulate": 2, "rank": 1, "world_size": 2, "start_step": 3}
+    steps = list(streams(sources, workers=workers, **place))
+    for name, size in sizes.items():
+        found = [[content(micro_batch[name]) for micro_batch in step] for step in steps]
+        assert found == contents(stream(shards, size, **place))
+        assert len(found[0][0][0]) == size // 4
+
+
+def test_the_modality_of_a_mistake_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    bad = numbers(tmp_path / "bad", dict.fromkeys(range(TOTAL), b"short"))
+    shards = {"fine": numbers(tmp_path), "poor": bad}
+    sources = {name: Source(one, Numbers(), 4) for name, one in shards.items()}
+    with pytest.raises(DataBudgetError, match=r"^poor: every sample tried was bad"):
+        next(streams(sources))
 
 
 def test_bad_samples_are_replaced_in_their_place(tmp_path: Path) -> None:
@@ -288,6 +309,33 @@ class TestPlainBatches:
 
 def loaded(seen: int, *bad: tuple[str, str, str]) -> Loaded:
     return Loaded(Batch(torch.zeros(0)), list(bad), seen)
+
+
+class TestSkipLedgers:
+    BAD = (("k", "too short", "1 of 4"), ("k", "corrupt", ""))
+
+    def test_the_modality_is_named_where_there_are_several(self) -> None:
+        several, one = SkipLedgers(1.0, ["a", "b"]), SkipLedgers(1.0, ["a"])
+        assert several.add({"a": loaded(5), "b": loaded(5, *self.BAD)}) == [
+            "skipped b k: too short 1 of 4",
+            "skipped b k: corrupt",
+        ]
+        assert one.add({"a": loaded(5, *self.BAD[:1])}) == ["skipped k: too short 1 of 4"]
+        assert (several.total(), one.total()) == (2, 1)
+
+    def test_each_has_its_own_budget(self) -> None:
+        """Else a modality with a small share of the batch could be bad throughout."""
+        ledgers = SkipLedgers(0.05, ["a", "b"])
+        ledgers.add({"a": loaded(10_000), "b": loaded(99, *self.BAD * 3)})
+        with pytest.raises(DataBudgetError, match=r"^b: skip budget exceeded: 6 of 100 samples"):
+            ledgers.add({"a": loaded(1), "b": loaded(1)})
+
+    def test_state_survives_a_checkpoint(self) -> None:
+        before, after = SkipLedgers(1.0, ["a", "b"]), SkipLedgers(1.0, ["a", "b"])
+        before.add({"a": loaded(5), "b": loaded(5, *self.BAD)})
+        after.load_state(json.loads(json.dumps(before.state())))
+        assert after.state() == before.state()
+        assert after.total() == 2
 
 
 class TestSkipLedger:

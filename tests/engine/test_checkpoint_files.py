@@ -101,9 +101,9 @@ def test_a_manifest_cannot_name_other_files_or_formats(saver: Checkpointer) -> N
     path = saver.save(example(1))
     good = json.loads((path / "manifest.json").read_text())
     outside = good["files"] | {"../../secret": good["files"]["state.json"]}
-    for change in ({"files": outside}, {"step": 2}, {"format": 2}):
+    for change in ({"files": outside}, {"step": 2}, {"format": 1}):
         (path / "manifest.json").write_text(json.dumps(good | change))
-        with pytest.raises(UserError, match=r"manifest\.json (is damaged|has format 2)"):
+        with pytest.raises(UserError, match=r"manifest\.json (is damaged|has format 1)"):
             saver.load(path)
 
 

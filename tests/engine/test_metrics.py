@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing import (  # type: ignore[import-untype
     event_accumulator,
 )
 
-from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput
+from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
 
@@ -195,3 +195,17 @@ def test_other_processes_are_silent(
 def test_time_left_is_unknown_before_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(steps=10, start_step=5, main=True).report(5, {})
     assert capsys.readouterr().err == "step 5/10, left unknown\n"
+
+
+def test_metrics_of_several_modalities_are_named() -> None:
+    own = {"audio": {"loss": 1.0}, "text": {"loss": 2.0, "rank": 3.0}}
+    assert by_modality(own) == {"audio/loss": 1.0, "text/loss": 2.0, "text/rank": 3.0}
+    assert by_modality({"audio": {"loss": 1.0}}) == {"loss": 1.0}
+
+
+def test_the_console_shows_each_modality(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"audio/loss": 1.0, "audio/target_std": 0.5, "text/loss": 2.0, "loss": 3.0, "lr": 9.0}
+    Progress(steps=4, start_step=0, main=True).report(4, values)
+    assert capsys.readouterr().err.endswith(
+        ", loss 3.0000, audio: loss 1.0000 target std 0.500, text: loss 2.0000\n"
+    )

@@ -9,28 +9,25 @@ is 1 if one is exceeded.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from recorded import FAIRSEQ, Recording, State, recording
 from torch import Tensor
 
-from selfdistill.config import RunConfig
 from selfdistill.engine.optim import build_optimizer
-from selfdistill.modalities.base import Modality
+from selfdistill.modalities.backbone import Backbone
+from selfdistill.models.decoder import Decoder
+from selfdistill.models.trunk import run_blocks
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.originals import load_original, original_config, recognise
+from selfdistill.objective.state import of_predictor, of_teacher
+from selfdistill.originals import load_original, teacher_prefix, trained_part
 from selfdistill.renaming import to_theirs
 from selfdistill.schedules import ema_decay
-from selfdistill.types import Batch, Masks
-
-State = dict[str, Tensor]
+from selfdistill.types import Batch, Masks, Tokens
 
 
 @dataclass
@@ -76,176 +73,13 @@ class Report:
             )
 
 
-@dataclass(frozen=True)
-class Tolerances:
-    """Of the two kinds of recordings; gradients of images are judged against the largest of
-    their tensor."""
-
-    teacher_layer: float
-    forward: float
-    loss: float
-    gradient: float
-    final: float
-    ema_final: float
-    gradient_relative: str
-
-
-FAIRSEQ = Tolerances(2e-5, 2e-5, 1e-5, 1e-5, 4e-5, 4e-5, "")
-IMAGE = Tolerances(3e-5, 1e-5, 2e-6, 1e-5, 5e-5, 2e-5, "max")
-
-
-@dataclass
-class Recording:
-    """A file, with what belongs to it from the files beside it."""
-
-    tensors: State
-    meta: dict[str, Any]
-    modality: Modality
-    config: RunConfig
-    batches: list[Batch]
-    tolerances: Tolerances
-
-    def part(self, prefix: str) -> State:
-        start = prefix + "."
-        return {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
-
-
-def read(path: Path) -> tuple[State, dict[str, Any]]:
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-    return load_file(path), json.loads(metadata.get("json") or metadata.get("meta") or "{}")
-
-
-def recording(path: Path) -> Recording | None:
-    """Read a file; None for the data that trajectories of other files read."""
-    tensors, meta = read(path)
-    if "kind" in meta:
-        return fairseq_recording(tensors, meta)
-    if "batch.images" in tensors:
-        return None
-    if "traj.loss" in tensors:
-        prefix = path.name[: path.name.index(f"_{meta['case']}_traj")]
-        start, _ = read(path.with_name(f"{prefix}_{meta['case']}_step.safetensors"))
-        data, _ = read(path.with_name(f"{prefix}_trajdata.safetensors"))
-        tensors |= {n: t for n, t in start.items() if n.startswith(("init.", "ema_init."))} | data
-    return image_recording(tensors, meta)
-
-
-def init_state(tensors: State) -> State:
-    return {n.removeprefix("init."): t for n, t in tensors.items() if n.startswith("init.")}
-
-
-def fairseq_recording(tensors: State, meta: dict[str, Any]) -> Recording:
-    if not meta["kind"].startswith("v1_"):
-        raise SystemExit(f"{meta['case']}: {meta['kind']} recordings are not supported")
-    modality, _ = recognise(init_state(tensors))
-    text = modality.name == "text"
-    extra: dict[str, dict[str, Any]] = {
-        "compat": {"padding_in_target_statistics": True, "padding_in_positions": True}
-    }
-    if text:
-        notes = dict(n.split("=", 1) for n in meta["notes"].split(";")[0].split() if "=" in n)
-        rows = tensors["init.encoder.sentence_encoder.embed_tokens.weight"].shape[0]
-        extra["encoder"] = {"vocab_size": rows, "mask_id": int(notes["mask_idx"])}
-    recorded = meta["optimizer"]
-    extra["optim"] = {
-        "lr": recorded["lr"],
-        "betas": list(recorded["betas"]),
-        "eps": recorded["eps"],
-        "weight_decay": recorded["weight_decay"],
-        "no_decay": [],
-        "decay_one_dimensional": True,
-    }
-    config = original_config(modality, meta["config"], extra)
-    make = text_batch if text else audio_batch
-    mask_id = config.encoder.mask_id if text else 0
-    inputs = {n.removeprefix("input."): t for n, t in tensors.items() if n.startswith("input.")}
-    layout = meta.get("input_layout", {})
-    stepped = "traj.loss" in tensors
-    batches = [
-        make(
-            {
-                n: t[step] if stepped and layout.get(n) == "per_step" else t
-                for n, t in inputs.items()
-            },
-            mask_id,
-        )
-        for step in range(meta["steps"] if stepped else 1)
-    ]
-    return Recording(tensors, meta, modality, config, batches, FAIRSEQ)
-
-
-def audio_batch(inputs: State, _: int) -> Batch:
-    lengths = None
-    if "padding_mask" in inputs and inputs["padding_mask"].any():
-        lengths = (~inputs["padding_mask"].bool()).sum(1)
-    return Batch(inputs["source"], lengths, Masks.from_bool(inputs["mask_indices"]))
-
-
-def text_batch(inputs: State, mask_id: int) -> Batch:
-    """The recorded student's input has ``<mask>`` in it, the teacher's has the original tokens,
-    everywhere or (what the released pipeline did) at masked places only."""
-    source, target = inputs["src_tokens"], inputs["target_tokens"]
-    masked = source == mask_id
-    tokens = torch.where(masked, target, source)
-    lengths = tokens.ne(1).sum(1)
-    return Batch(tokens, lengths, Masks.from_bool(masked), teacher_inputs=target)
-
-
-def image_recording(tensors: State, meta: dict[str, Any]) -> Recording:
-    settings = dict(meta["config"])
-    if "classes" in settings:  # a fine-tuned classifier: settings of pretraining do not matter
-        image = settings["img"]
-        height, width = (image, image) if isinstance(image, int) else image
-        patches = height // settings["patch"] * (width // settings["patch"])
-        settings |= {
-            "mlp_ratio": tensors["init.blocks.0.mlp.fc1.weight"].shape[0] / settings["dim"],
-            "layer_scale": 1e-4,
-            "target_layers": [settings["depth"] - 1],
-            "num_mask": patches // 2,
-            "min_block": 1,
-            "max_block": None,
-            "l1_beta": 0.0,
-            "ema_decay_init": 0.9,
-            "ema_decay": 0.99,
-            "ema_start_at": 0,
-        }
-    modality, _ = recognise(init_state(tensors))
-    recorded = meta.get("optimizer", {})
-    extra: dict[str, dict[str, Any]] = {
-        "optim": {
-            "lr": recorded.get("lr", 1e-3),
-            "betas": list(recorded.get("betas", (0.9, 0.999))),
-            "eps": recorded.get("eps", 1e-8),
-            "weight_decay": recorded.get("weight_decay", 0.05),
-            "no_decay": ["*.class_token"],
-            "clip_norm": meta.get("clip_grad") or 0.0,
-        },
-        "compat": {
-            "ema_epoch_steps": settings.get("steps_per_epoch", 0),
-            "averaged_index_buffers": "index_buffer_restored" in meta
-            and not meta["index_buffer_restored"],
-        },
-    }
-    config = original_config(modality, settings, extra)
-    if "batch.images" in tensors:
-        pairs = zip(tensors["batch.images"], tensors["batch.mask"], strict=True)
-    else:
-        images = tensors["input.images"]
-        patches = config.input.size[0] * config.input.size[1] // config.encoder.patch_size**2
-        none = torch.zeros(len(images), patches, dtype=torch.bool)
-        pairs = iter([(images, tensors.get("input.mask", none))])
-    batches = [Batch(images, masks=Masks.from_bool(mask)) for images, mask in pairs]
-    return Recording(tensors, meta, modality, config, batches, IMAGE)
-
-
 def replay(rec: Recording, device: torch.device, report: Report) -> None:
     student = rec.part("init")
     if "head.weight" in student:
         replay_classifier(rec, device, report)
         return
     torch.manual_seed(0)
-    model = Data2Vec(rec.modality, rec.config)
+    model = Data2Vec(rec.config)
     load_original(model, student, rec.part("ema_init"))
     model.to(device).train()
     batches = [batch.to(device) for batch in rec.batches]
@@ -256,105 +90,171 @@ def replay(rec: Recording, device: torch.device, report: Report) -> None:
         replay_training(rec, model, batches, report)
 
 
-def masked_rows(x: Tensor, masks: Masks) -> Tensor:
-    """[B, N, D] to the rows of real masked tokens, row-major."""
-    return x[masks.weight.bool()]
-
-
 def replay_forward(rec: Recording, model: Data2Vec, batch: Batch, report: Report) -> None:
-    out, tolerances, masks = rec.part("out"), rec.tolerances, batch.masks
-    assert masks is not None
-    encoder = model.student.encoder
-    local = encoder.embed(batch.inputs, batch.lengths)
-    targets = model.teacher(batch, local)
-    hidden = model.student(local, masks)
-    ours: dict[str, Tensor] = {
-        "targets": masked_rows(masks.gather(targets), masks),
-        "predictions": masked_rows(model.head(masks.gather(hidden)), masks),
-        "student_encoder": hidden,
-    }
-    if "conv_features" in out:
-        convs = encoder.local.get_submodule("convs")
-        ours["conv_features"] = convs(batch.inputs[..., None]).mT
-        ours["local_features"] = local.x
-        ours["teacher_input"] = local.x
-        if local.padding is not None:
-            ours["feature_padding_mask"] = local.padding
-    teacher = model.teacher.backbone
-    if model.teacher.own_local:
-        seen = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
-        teacher_local = teacher.encoder.embed(seen, batch.lengths)
-        if "conv_features" not in out:
-            ours["teacher_input"] = teacher.encoder.contextualise(teacher_local).x
-    else:
-        teacher_local = local
-    with torch.no_grad():
-        for index, output in enumerate(teacher.layers(teacher_local)):
-            from_ffn = rec.config.objective.target_from == "ffn"
-            ours[f"teacher_layer.{index}"] = output.ffn if from_ffn else output.x
-            ours[f"teacher_block_out.{index}"] = output.x
-    ours |= dict(student_layers(model, batch, rec.config))
+    out, tolerances = rec.part("out"), rec.tolerances
+    ours = forward_tensors(rec, model, batch)
     for name, theirs in sorted(out.items()):
         if name in ours:
             kind = tolerances.teacher_layer if "teacher" in name else tolerances.forward
             mine = ours[name]
             if mine.dim() == 3 and mine.shape[1] < theirs.shape[1]:
                 theirs = theirs[:, : mine.shape[1]]  # fairseq adds a frame for speed
-            report.add(f"out.{name}", mine, theirs, kind)
-    step = model(batch)
+            report.add(f"out.{name}", mine, sorted_rows(name, theirs, out), kind)
+    step = model({rec.modality.name: batch})[rec.modality.name]
     for name, moments in (("target_var", step.targets), ("pred_var", step.predictions)):
         if name in out:  # despite the name, a deviation
             report.add(f"out.{name}", torch.tensor(moments.std()), out[name], tolerances.forward)
     if "sample_size" in out:
         report.exact("out.sample_size", step.tokens, out["sample_size"])
         report.add("out.loss", step.loss, out["loss"], tolerances.loss, "each")
+        if "loss_cls" in out:
+            rest = replace(rec.config.objective, cls_loss=0.0)
+            model.parts[rec.modality.name] = replace(rec.config, objective=rest)
+            regression = model({rec.modality.name: batch})[rec.modality.name].loss
+            model.parts[rec.modality.name] = rec.config
+            report.add("out.loss_cls", step.loss - regression, out["loss_cls"], 1e-4, "each")
     else:
         report.add("out.loss", step.loss / step.tokens, out["loss"], tolerances.loss)
 
 
-def student_layers(
-    model: Data2Vec, batch: Batch, config: RunConfig
-) -> Iterator[tuple[str, Tensor]]:
-    """Block outputs of the student, by the names of both kinds of recordings."""
-    encoder, trunk = model.student.encoder, model.student.trunk
-    local = encoder.embed(batch.inputs, batch.lengths)
-    assert batch.masks is not None
-    for variant, tokens in (("nomask", local), ("mask", encoder.fill(local, batch.masks))):
-        tokens = encoder.contextualise(tokens)
-        x = tokens.x
-        for index, output in enumerate(
-            trunk.layers(tokens.x, tokens.padding, encoder.attention_bias())
-        ):
+def sorted_rows(name: str, theirs: Tensor, out: State) -> Tensor:
+    """2.0's student keeps tokens in an order that nobody can repeat; ours leaves them in place."""
+    if "ids_keep" not in out or not name.startswith("student_"):
+        return theirs
+    order = out["ids_keep"].long().argsort(1)  # [R, V]
+    prefix = theirs.shape[1 if theirs.dim() < 4 else 2] - order.shape[1]
+    order = torch.cat([torch.arange(prefix).expand(len(order), -1), order + prefix], dim=1)
+    if theirs.dim() == 4:  # logits, rows and columns
+        order = order[:, None, :, None]
+        theirs = theirs.gather(2, order.expand_as(theirs))
+        return theirs.gather(3, order.mT.expand_as(theirs))
+    if theirs.dim() == 2:
+        return theirs.gather(1, order)
+    return theirs.gather(1, order[..., None].expand_as(theirs))
+
+
+def forward_tensors(rec: Recording, model: Data2Vec, batch: Batch) -> State:
+    """What the forward pass makes on its way, by the recordings' names."""
+    name, masks = rec.modality.name, batch.masks
+    assert masks is not None
+    student, predictor = model.student[name], model.predictors[name]
+    local = student.encoder.embed(batch.inputs, batch.lengths)
+    every = model.teacher(name, batch, local, model.student)
+    prediction = predictor(student, local, masks)
+    real = masks.weight.bool()
+    ours = {
+        "local_features": local.x,
+        "targets_all": every,
+        "targets": masks.gather(every)[real],  # rows of real masked tokens
+        "predictions": prediction.masked[real],
+        **teacher_tensors(rec, model, batch, local),
+    }
+    if name == "audio":
+        convs = student.encoder.get_submodule("local.convs")
+        ours["conv_features"] = convs(batch.inputs[..., None]).mT
+    if local.padding is not None:
+        ours["feature_padding_mask"] = ours["teacher_padding_mask"] = local.padding
+    if name == "text" and rec.config.strategy == "visible":
+        embeddings = student.encoder.locate(local).x  # which 2.0 norms before anything else
+        ours["local_features"] = student.encoder.get_submodule("norm")(embeddings)
+        ours["teacher_local_features"] = ours["local_features"]
+    if rec.config.objective.cls_loss:
+        ours["cls_predictions"] = prediction.prefix[:, -1]
+        ours["cls_targets"] = masks.repeat(every.mean(1))
+    if rec.config.strategy == "visible":
+        return ours | visible_tensors(model, name, local, masks)
+    return ours | dense_tensors(student, local, masks)
+
+
+def teacher_tensors(rec: Recording, model: Data2Vec, batch: Batch, local: Tokens) -> State:
+    name, teacher = rec.modality.name, model.teacher
+    owner = teacher if name in teacher.encoders else model.student
+    backbone = Backbone(owner.encoder(name), teacher.trunk)
+    if rec.config.teacher.scope == "all":
+        seen = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
+        local = backbone.encoder.embed(seen, batch.lengths)
+    ours = {"teacher_local_features": local.x, "teacher_input": local.x}
+    entered = backbone.encoder.contextualise(local)
+    if name == "text" and rec.config.strategy == "dense":
+        ours["teacher_input"] = entered.x
+    places = torch.arange(local.x.shape[1], device=local.x.device)[None]
+    biases = backbone.encoder.attention_biases(places)
+    if len(biases) == 1:
+        ours["teacher_alibi"] = biases[0]
+    ours["teacher_context"] = entered.x
+    from_ffn = rec.config.objective.target_from == "ffn"
+    with torch.no_grad():
+        for x, _ in run_blocks(backbone.encoder.prenet, entered.x, entered.padding, biases):
+            ours["teacher_context"] = x
+        for index, output in enumerate(backbone.layers(local)):
+            ours[f"teacher_layer.{index}"] = output.ffn if from_ffn else output.x
+            ours[f"teacher_block_out.{index}"] = output.x
+    return ours
+
+
+def visible_tensors(model: Data2Vec, name: str, local: Tokens, masks: Masks) -> State:
+    student, predictor = model.student[name], model.predictors[name]
+    prefix = student.encoder.num_prefix_tokens
+    tokens = student.encoder.enter(student.encoder.keep(local, masks))
+    ours = {"student_context": tokens.x}
+    assert tokens.places is not None
+    biases = student.encoder.attention_biases(tokens.places)
+    if len(biases) == 1:
+        ours["student_alibi"] = biases[0]
+    if tokens.padding is not None:
+        ours["student_padding_mask"] = tokens.padding
+    x, own = tokens.x, len(student.encoder.prenet)
+    for index, output in enumerate(student.run(tokens)):
+        x = output.x
+        ours[f"student_layer_out.{index - own}"] = x
+        if index == own - 1:
+            ours["student_context"] = x
+    decoder = predictor.get_submodule("decoder")
+    assert isinstance(decoder, Decoder)
+    filled = decoder.fill_in(x[:, prefix:], masks)
+    padding = None if local.padding is None else masks.repeat(local.padding)
+    whole = decoder.convs(filled, padding if decoder.clears_padding else None)
+    ours["decoder_input"], ours["decoder_output"] = filled, decoder.projection(whole)
+    return ours
+
+
+def dense_tensors(student: Backbone, local: Tokens, masks: Masks) -> State:
+    """The student's blocks, by the names of both kinds of recordings."""
+    encoder, prefix = student.encoder, student.encoder.num_prefix_tokens
+    ours = {}
+    for variant, tokens in (("nomask", local), ("mask", encoder.fill(local, masks))):
+        for index, output in enumerate(student.run(encoder.contextualise(tokens))):
             x = output.x
-            yield f"student_{variant}.layer.{index}", x
+            ours[f"student_{variant}.layer.{index}"] = x
             if variant == "mask":
-                yield f"student_layer_out.{index}", x
-        yield f"student_{variant}.final_norm", trunk.norm(x)
+                ours[f"student_layer_out.{index}"] = x
+        ours[f"student_{variant}.final_norm"] = student.trunk.norm(x)
+    ours["student_encoder"] = student.trunk.norm(x)[:, prefix:]
+    return ours
 
 
 def replay_gradients(rec: Recording, model: Data2Vec, batch: Batch, report: Report) -> None:
+    name = rec.modality.name
     model.zero_grad()
-    step = model(batch)
+    step = model({name: batch})[name]
     (step.loss / step.tokens).backward()
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()}
-    ours = original_names(rec, gradients)
+    ours = to_theirs(trained_part(gradients, name), rec.original.names)
     compare(report, "grad", ours, rec, rec.tolerances.gradient, rec.tolerances.gradient_relative)
     model.zero_grad()
-
-
-def original_names(rec: Recording, tensors: Mapping[str, Tensor]) -> State:
-    assert rec.modality.original is not None
-    return to_theirs(tensors, rec.modality.original.names)
 
 
 def compare(
     report: Report, prefix: str, ours: State, rec: Recording, tolerance: float, relative: str = ""
 ) -> None:
     """One row for the whole state (its worst tensor), and one for each that exceeds."""
-    assert rec.modality.original is not None
+    ignored = [f"*{pattern}" for pattern in rec.original.ignored]
     theirs = {
-        n: t for n, t in rec.part(prefix).items() if t.is_floating_point() and n.find("version") < 0
+        n: t
+        for n, t in rec.part(prefix).items()
+        # a teacher's names lack their beginning
+        if t.is_floating_point() and not any(fnmatch(f".{n}", p) for p in ("*.version", *ignored))
     }
     missing = sorted(set(theirs) - set(ours))
     if missing:
@@ -368,12 +268,12 @@ def compare(
 
 
 def replay_training(rec: Recording, model: Data2Vec, batches: list[Batch], report: Report) -> None:
-    config, tolerances = rec.config, rec.tolerances
+    config, tolerances, name = rec.config, rec.tolerances, rec.modality.name
     fairseq = rec.tolerances is FAIRSEQ
     optimizer = build_optimizer(model, config.optim)
     losses, decays, norms = [], [], []
     for number, batch in enumerate(batches, start=1):
-        step = model(batch)
+        step = model({name: batch})[name]
         loss = step.loss / step.tokens
         loss.backward()
         clip = config.optim.clip_norm or float("inf")
@@ -396,34 +296,26 @@ def replay_training(rec: Recording, model: Data2Vec, batches: list[Batch], repor
     if "grad_norm" in traj:
         report.add("traj.grad_norm", torch.stack(norms), traj["grad_norm"], 1e-5, "each")
     state = dict(model.state_dict())
-    trained = {n: p for n, p in state.items() if n.startswith(("student.", "head."))}
-    compare(report, "final", original_names(rec, trained), rec, tolerances.final)
+    trained = to_theirs(trained_part(state, name), rec.original.names)
+    compare(report, "final", trained, rec, tolerances.final)
     replay_teacher(rec, state, model, report)
 
 
 def replay_teacher(rec: Recording, state: State, model: Data2Vec, report: Report) -> None:
     """The averaged weights. A head that an original's teacher drags along is never used there and
     does not exist here."""
-    assert rec.modality.original is not None
-    prefix = rec.modality.original.teacher_prefix
-    mine = {
-        n.replace("teacher.backbone.", "student.", 1): p
-        for n, p in state.items()
-        if n.startswith("teacher.")
-    }
-    ours = {
-        n.removeprefix(prefix): p
-        for n, p in original_names(rec, mine).items()
-        if n.startswith(prefix)
-    }
-    head = original_names(rec, {n: p for n, p in state.items() if n.startswith("head.")})
+    name, names = rec.modality.name, rec.original.names
+    prefix = teacher_prefix(rec.part("ema_init") or rec.part("ema_final"), rec.original)
+    averaged = to_theirs(of_teacher(state, name), names)
+    ours = {n.removeprefix(prefix): p for n, p in averaged.items() if n.startswith(prefix)}
+    head = to_theirs(of_predictor(state, name), names)
     recorded = {n: t for n, t in rec.tensors.items() if n.removeprefix("ema_final.") not in head}
     compare(report, "ema_final", ours, replace(rec, tensors=recorded), rec.tolerances.ema_final)
     index = rec.tensors.get("ema_final.rel_pos_bias.relative_position_index")
     if index is not None:
         buffers = dict(model.teacher.named_buffers())
-        name = "backbone.encoder.relative_bias.relative_position_index"
-        report.exact("ema_final.relative_position_index", buffers[name], index)
+        buffer = buffers[f"encoders.{name}.relative_bias.relative_position_index"]
+        report.exact("ema_final.relative_position_index", buffer, index)
 
 
 def replay_classifier(rec: Recording, device: torch.device, report: Report) -> None:
@@ -439,10 +331,10 @@ def replay_classifier(rec: Recording, device: torch.device, report: Report) -> N
         "lm_head.weight": torch.zeros(width, width),
         "lm_head.bias": torch.zeros(width),
     }
-    model = Data2Vec(rec.modality, rec.config)
+    model = Data2Vec(rec.config)
     load_original(model, state)
     model.to(device).eval()
-    states, _ = model.student.hidden_states(rec.batches[0].inputs.to(device))
+    states, _ = model.student[rec.modality.name].hidden_states(rec.batches[0].inputs.to(device))
     functional = torch.nn.functional
     weight, bias = head["fc_norm.weight"].to(device), head["fc_norm.bias"].to(device)
     pooled = functional.layer_norm(states[-1].mean(1), (width,), weight, bias, eps=1e-6)

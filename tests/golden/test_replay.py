@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 import replay
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from selfdistill.config import CompatConfig
+from selfdistill.config import CompatConfig, RunConfig
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.originals import original_config
+from selfdistill.originals import original_config, trained_part
 
 RECORDINGS = Path(__file__).parent / "recordings"
 AUDIO, TEXT, SHORT_TEXT = "v1_audio_pad", "v1_text", "v1_text_padtargets"
 IMAGE, IMAGE_RUN = "vision_v1_rand_step", "vision_v1_rand_traj_noclip"
+AUDIO_2, IMAGE_2, TEXT_2 = "v2_audio_pad", "v2_image", "v2_text"
 
 
 def replay_file(name: str) -> int:
@@ -52,18 +54,29 @@ def test_the_original_is_reproduced(path: Path) -> None:
         (IMAGE, "objective", {"target_layers": [0, 1, 2]}),
         (IMAGE_RUN, "compat", {"averaged_index_buffers": False}),
         (IMAGE_RUN, "compat", {"ema_epoch_steps": 0}),
+        (AUDIO_2, "compat", {"padding_in_target_statistics": False}),
+        (AUDIO_2, "compat", {"padding_in_features": False}),
+        (AUDIO_2, "decoder", {"residual": False}),
+        (AUDIO_2, "decoder", {"mask_noise_std": 0.01}),
+        (IMAGE_2, "compat", {"summed_class_loss": False}),
+        (IMAGE_2, "model", {"norm_eps": 1e-5}),
+        (IMAGE_2, "objective", {"target_norms": []}),
+        (IMAGE_2, "objective", {"cls_loss": 0.0}),
+        (TEXT_2, "compat", {"padding_in_features": False}),
+        (TEXT_2, "decoder", {"residual": True}),
+        (TEXT_2, "teacher", {"ema_decay": 0.91}),
     ],
 )
 def test_a_wrong_setting_is_found_out(
     name: str, section: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = replay.original_config
+    right = recorded.original_config
 
     def wrong(*args: Any) -> Any:
         config = right(*args)
         return replace(config, **{section: replace(getattr(config, section), **changes)})
 
-    monkeypatch.setattr(replay, "original_config", wrong)
+    monkeypatch.setattr(recorded, "original_config", wrong)
     assert replay_file(name) == 1
 
 
@@ -109,11 +122,16 @@ def settings_of(name: str) -> dict[str, Any]:
     return json.loads(metadata.get("json") or metadata["meta"])["config"]
 
 
+def config_of(modality: str, settings: dict[str, Any], extra: dict[str, Any]) -> RunConfig:
+    """Of data2vec 1.0's settings."""
+    declared = load_modality(modality)
+    return original_config(declared, declared.originals[0], settings, extra)
+
+
 def meta_shapes(modality: str, settings: dict[str, Any], **extra: Any) -> dict[str, list[int]]:
-    config = original_config(load_modality(modality), settings, extra)
     with torch.device("meta"):
-        model = Data2Vec(load_modality(modality), config)
-    return {name: list(p.shape) for name, p in model.named_parameters()}
+        model = Data2Vec(config_of(modality, settings, extra))
+    return {n: list(p.shape) for n, p in trained_part(model.state_dict(), modality).items()}
 
 
 def test_an_audio_original_of_another_size_is_built() -> None:
@@ -133,12 +151,12 @@ def test_an_audio_original_of_another_size_is_built() -> None:
     }
     settings = settings_of(AUDIO) | changes
     shapes = meta_shapes("audio", settings)
-    assert shapes["student.encoder.local.convs.1.conv.weight"] == [24, 16, 3]
-    assert shapes["student.encoder.local.convs.3.conv.bias"] == [32]
-    assert shapes["student.encoder.positions.convs.2.weight"] == [64, 8, 4]
-    assert shapes["student.trunk.blocks.2.mlp.fc1.weight"] == [96, 64]
-    assert "student.trunk.blocks.3.norm1.weight" not in shapes
-    objective = original_config(load_modality("audio"), settings, {}).objective
+    assert shapes["encoder.local.convs.1.conv.weight"] == [24, 16, 3]
+    assert shapes["encoder.local.convs.3.conv.bias"] == [32]
+    assert shapes["encoder.positions.convs.2.weight"] == [64, 8, 4]
+    assert shapes["trunk.blocks.2.mlp.fc1.weight"] == [96, 64]
+    assert "trunk.blocks.3.norm1.weight" not in shapes
+    objective = config_of("audio", settings, {}).objective
     assert (objective.loss_scale, objective.loss_beta) == (0.25, 0.5)
     assert objective.average_top_k_layers == 3
 
@@ -149,8 +167,8 @@ def test_a_text_original_with_another_head_is_built(layers: int) -> None:
     shapes = meta_shapes("text", settings, encoder={"vocab_size": 33, "mask_id": 32})
     heads = [name for name in shapes if name.startswith("head.") and name.endswith("weight")]
     assert heads == [f"head.{2 * i}.weight" for i in range(layers)]
-    assert shapes["student.encoder.local.weight"] == [33, 48]
-    objective = original_config(load_modality("text"), settings, {}).objective
+    assert shapes["encoder.local.weight"] == [33, 48]
+    objective = config_of("text", settings, {}).objective
     assert (objective.loss_beta, objective.loss_scale) == (0.0, "rsqrt_width")
 
 
@@ -167,11 +185,11 @@ def test_an_image_original_of_another_size_is_built() -> None:
         "max_block": 5,
     }
     shapes = meta_shapes("image", settings_of(IMAGE) | changes)
-    table = "student.encoder.relative_bias.relative_position_bias_table"
+    table = "encoder.relative_bias.relative_position_bias_table"
     assert shapes[table] == [5 * 9 + 3, 5]  # a grid of 3 x 5
-    assert shapes["student.trunk.blocks.4.mlp.fc2.weight"] == [40, 100]
+    assert shapes["trunk.blocks.4.mlp.fc2.weight"] == [40, 100]
 
 
 def test_compat_is_off_unless_a_replay_asks_for_it() -> None:
-    config = original_config(load_modality("audio"), settings_of(AUDIO), {})
+    config = config_of("audio", settings_of(AUDIO), {})
     assert config.compat == CompatConfig()

@@ -63,7 +63,7 @@ def drawn(config: RunConfig, companions: Path, folder: Path) -> Pretrained:
     assert modality.hub is not None
     config = modality.attach(config, companions)
     torch.manual_seed(0)
-    backbone = build_backbone(modality, config).eval()
+    backbone = build_backbone(config).eval()
     for parameter in backbone.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     tensors = hub_tensors(modality.hub, config, dict(backbone.named_parameters()))

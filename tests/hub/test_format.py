@@ -14,7 +14,7 @@ from selfdistill.errors import UserError
 from selfdistill.hub.writer import config_json, hub_tensors, why_not_exportable
 from selfdistill.modalities.backbone import Backbone, build_backbone
 from selfdistill.modalities.base import HubFormat, load_modality
-from selfdistill.modalities.image.hub import segmentation_layers
+from selfdistill.modalities.image.hub import POSITIONS, segmentation_layers
 from selfdistill.renaming import to_ours, to_theirs
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +26,9 @@ CHANGES = {
     "image": {"input": {"size": [32, 32]}},
     "image, a bias per block": {
         "input": {"size": [32, 32]},
-        "encoder": {"relative_bias": "block"},
+        "encoder": {"positions": "block_relative"},
     },
+    "image, a vector per patch": {"input": {"size": [32, 32]}, "encoder": {"positions": "learned"}},
     "text": {},
 }
 
@@ -39,7 +40,7 @@ def config(request: pytest.FixtureRequest, tiny_config: Make) -> RunConfig:
 
 
 def build(config: RunConfig) -> Backbone:
-    return build_backbone(load_modality(config.modality), config)
+    return build_backbone(config)
 
 
 def format_of(config: RunConfig) -> HubFormat:
@@ -227,6 +228,18 @@ def test_segmentation_reads_four_layers_within_the_depth(depth: int) -> None:
         ("image", {"model": {"norm_order": "post"}}, r"model\.norm_order=post.*=pre to export"),
         ("image", {"model": {"key_bias": True}}, r"model\.key_bias=True.*=False to export"),
         ("image", {"input": {"size": [24, 32]}}, r"input\.size=\[24, 32\].*square images"),
+        ("audio", {"encoder": {"alibi": True}}, r"encoder\.alibi=True.*=False to export"),
+        ("audio", {"encoder": {"prenet_depth": 2}}, r"encoder\.prenet_depth=2.*=0 to export"),
+        ("text", {"encoder": {"prenet_depth": 2}}, r"encoder\.prenet_depth=2.*=0 to export"),
+        ("text", {"encoder": {"context_norm": True}}, r"encoder\.context_norm=True.*=False to exp"),
+        ("image", {"encoder": {"prenet_depth": 2}}, r"encoder\.prenet_depth=2.*=0 to export"),
+        ("image", {"encoder": {"context_norm": True}}, r"encoder\.context_norm=True.*=False to ex"),
+        ("image", {"encoder": {"num_extra_tokens": 0}}, r"num_extra_tokens=0.*=1 to export"),
+        (
+            "image",
+            {"encoder": {"num_extra_tokens": 2, "positions": "learned"}},
+            r"encoder\.num_extra_tokens=2.*=1 to export",
+        ),
     ],
 )
 def test_what_no_class_can_hold_is_refused(
@@ -240,3 +253,60 @@ def test_what_no_class_can_hold_is_refused(
 
 def test_what_a_class_can_hold_is_not(config: RunConfig) -> None:
     assert why_not_exportable(load_modality(config.modality), config) == ""
+
+
+SQUARE = {"input": {"size": [32, 32]}}
+FLAGS = {
+    "relative": "use_shared_relative_position_bias",
+    "block_relative": "use_relative_position_bias",
+    "learned": "use_absolute_position_embeddings",
+    "sincos": "use_absolute_position_embeddings",
+}
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_positions_have_one_field(kind: str, tiny_config: Make) -> None:
+    config = tiny_config("image", encoder={"positions": kind}, **SQUARE)
+    fields = config_json(format_of(config), config)
+    assert {field for field in set(FLAGS.values()) if fields[field]} == {FLAGS[kind]}
+
+
+@pytest.mark.parametrize("kind", ["learned", "sincos"])
+def test_the_class_token_s_position_is_a_part_of_it(kind: str, tiny_config: Make) -> None:
+    config = tiny_config("image", encoder={"positions": kind}, **SQUARE)
+    hub, backbone = format_of(config), build(config)
+    ours = dict(backbone.named_parameters())
+    theirs = hub_tensors(hub, config, ours)
+    assert theirs[POSITIONS].shape == (1, 17, 16)
+    assert not theirs[POSITIONS][0, 0].any()
+    assert torch.equal(theirs[POSITIONS][:, 1:], backbone.encoder.positions)
+    moved = theirs | {POSITIONS: theirs[POSITIONS] + 3}
+    back, unknown = to_ours(hub.fold(moved), hub.names)
+    assert unknown == []
+    assert torch.equal(back["encoder.positions"], backbone.encoder.positions + 3)
+    assert torch.equal(back["encoder.class_token"], ours["encoder.class_token"] + 3)
+    assert torch.equal(moved[POSITIONS][:, 1:], back["encoder.positions"])  # and is left as it was
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "shape"),
+    [
+        ("audio", "masked_spec_embed", (16,)),
+        ("image", "embeddings.mask_token", (1, 1, 16)),
+        ("text", None, None),
+    ],
+)
+def test_runs_without_a_mask_vector_have_zeros_for_it(
+    modality: str, name: str | None, shape: tuple[int, ...] | None, tiny_config: Make
+) -> None:
+    changes = SQUARE if modality == "image" else {}
+    found = {}
+    for strategy in ("dense", "visible"):
+        config = tiny_config(modality, strategy=strategy, **changes)
+        backbone = dict(build(config).named_parameters())
+        found[strategy] = hub_tensors(format_of(config), config, backbone)
+    assert found["visible"].keys() == found["dense"].keys()
+    if name is not None:
+        assert found["visible"][name].shape == found["dense"][name].shape == shape
+        assert not found["visible"][name].any()
+        assert found["dense"][name].any()

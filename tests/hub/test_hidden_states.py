@@ -102,7 +102,12 @@ def test_of_its_teacher(modality: str, run: Run, ours: Ours, tmp_path: Path) -> 
         ("audio", {"encoder": {"position_width": 4, "conv_bias": True}, "model": {"heads": 2}}),
         ("image", {"input": {"size": [40, 40]}, "model": {"layer_scale": 0}}),
         ("image", {"input": {"size": [24, 24]}, "encoder": {"patch_size": 4}}),
-        ("image", {"input": {"size": [32, 32]}, "encoder": {"relative_bias": "block"}}),
+        ("image", {"input": {"size": [32, 32]}, "encoder": {"positions": "block_relative"}}),
+        ("image", {"input": {"size": [32, 32]}, "encoder": {"positions": "learned"}}),
+        ("image", {"input": {"size": [40, 40]}, "encoder": {"positions": "sincos"}}),
+        ("image", {"input": {"size": [32, 32]}, "strategy": "visible"}),
+        ("audio", {"strategy": "visible"}),
+        ("text", {"strategy": "visible", "encoder": {"vocab_size": 400}}),
         ("text", {"model": {"mlp_ratio": 1.5, "depth": 2}, "encoder": {"vocab_size": 400}}),
         ("text", {"input": {"max_tokens": 60}, "encoder": {"vocab_size": 400}}),
     ],
@@ -136,6 +141,43 @@ def test_with_a_mask(modality: str, exported: Run, ours: Ours) -> None:
     assert relative_difference(mine, theirs) < CLOSE
     plain, _ = backbone.hidden_states(batch.inputs)
     assert relative_difference(mine, plain[1:]) > 100 * CLOSE
+
+
+def test_frames_that_a_student_does_not_see_are_zero(
+    tiny_config: Make, run: Run, tmp_path: Path
+) -> None:
+    """To the positions of those that it sees, here as there."""
+    config = tiny_config("audio", strategy="visible")
+    found = drawn(config, run("audio"), tmp_path / "model")
+    batch, encoder = unpadded(found)["equal lengths"], found.backbone.encoder
+    with torch.no_grad():
+        local = encoder.embed(batch.inputs, None)
+        masked = torch.arange(local.x.shape[1]).expand(len(local.x), -1) % 3 == 1
+        mine = encoder.enter(encoder.keep(local, Masks.from_bool(masked))).x
+        plain = encoder.contextualise(local).x[~masked].view_as(mine)
+    given = arguments("audio", batch) | {"mask_time_indices": masked}
+    theirs = hidden_states(load(tmp_path / "model"), "audio", **given)[0]
+    theirs = theirs[~masked].view_as(mine)
+    assert relative_difference([mine], [theirs]) < CLOSE
+    assert relative_difference([plain], [theirs]) > 100 * CLOSE
+
+
+def test_a_class_token_with_a_position_of_its_own(
+    tiny_config: Make, run: Run, tmp_path: Path
+) -> None:
+    config = tiny_config("image", input={"size": [32, 32]}, encoder={"positions": "learned"})
+    found = drawn(config, run("image"), tmp_path / "model")
+    model = load(tmp_path / "model")
+    with torch.no_grad():
+        model.embeddings.position_embeddings[:, 0] += torch.randn(config.model.width)
+    model.save_pretrained(tmp_path / "moved")
+    moved = load_pretrained(str(tmp_path / "moved"))
+    batch = unpadded(found)["five"]
+    mine, _ = moved.backbone.hidden_states(batch.inputs)
+    theirs = hidden_states(model, "image", **arguments("image", batch))
+    assert relative_difference(mine, theirs) < CLOSE
+    before, _ = found.backbone.hidden_states(batch.inputs)
+    assert relative_difference(before, theirs) > 100 * CLOSE
 
 
 def test_in_bfloat16(modality: str, exported: Run, ours: Ours) -> None:

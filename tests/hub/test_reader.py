@@ -80,7 +80,7 @@ def test_a_head_is_named(folder: Callable[[str], Path]) -> None:
     tensors = {f"data2vec_vision.{n}": t for n, t in tensors_of(path).items()}
     save_file({**tensors, "classifier.weight": torch.zeros(2, 2)}, path / WEIGHTS)
     found = HubFolder(path, "MODEL")
-    notes = found.load_into(build_backbone(found.modality, found.config()))
+    notes = found.load_into(build_backbone(found.config()))
     assert any("classifier.weight" in note and "left out" in note for note in notes)
     assert any("trunk.norm.weight" in note and "first values" in note for note in notes)
 
@@ -169,8 +169,19 @@ def test_bad_folders(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"use_relative_position_bias": True}, "use_shared_relative_position_bias are both True"),
-        ({"use_shared_relative_position_bias": False}, "relative_position_bias are both False"),
+        (
+            {"use_relative_position_bias": True},
+            "found use_relative_position_bias and use_shared_relative_position_bias",
+        ),
+        (
+            {"use_absolute_position_embeddings": True},
+            "found use_absolute_position_embeddings and use_shared_relative_position_bias",
+        ),
+        (
+            {"use_shared_relative_position_bias": False},
+            r"exactly one of use_absolute_position_embeddings, use_relative_position_bias, use_sha"
+            r".* must be true .* found none",
+        ),
         ({"image_size": [48, 32]}, r"image_size is \[48, 32\]; only square images"),
         ({"num_channels": 1}, "num_channels is 1"),
     ],

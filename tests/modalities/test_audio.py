@@ -41,7 +41,7 @@ def pipeline(tiny_config: Make) -> AudioPipeline:
 
 def build_encoder(config: RunConfig) -> AudioEncoder:
     torch.manual_seed(0)
-    return AudioEncoder(config.encoder, config.model, config.input, config.compat)
+    return AudioEncoder(config)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +263,29 @@ def test_equal_counts(tiny_config: Make) -> None:
     assert masks.weight.all()
 
 
+@pytest.mark.parametrize("kind", ["spans", "painted"])
+def test_each_sample_has_several_masks(kind: str, tiny_config: Make) -> None:
+    """The first of them is that of a run with one."""
+    lengths, keys, found = (2000, 700), row_keys(0, np.arange(2)), {}
+    for num_masks in (4, 1):
+        mask = {"kind": kind, "num_masks": num_masks, "mask_prob": 0.5}
+        pipeline = AudioPipeline(tiny_config("audio", mask=mask))
+        batch = pipeline.collate([np.ones(n, dtype=np.float32) for n in lengths], keys)
+        assert len(batch.inputs) == 2
+        assert batch.masks is not None
+        found[num_masks] = batch.masks
+    masked, frames = found[4].masked, [frame_count(n, pipeline.conv_layers) for n in lengths]
+    assert torch.equal(masked[::4], found[1].masked)
+    assert len({tuple(row.tolist()) for row in masked}) == 8
+    assert not masked[4:, frames[1] :].any()
+    assert found[4].filler is not None
+    seen = (~found[4].filler).sum(1)
+    valid = torch.tensor(frames).repeat_interleave(4)
+    assert torch.equal(seen + masked.sum(1), valid)
+    if kind == "painted":
+        assert torch.equal(masked.sum(1), valid // 2)
+
+
 @pytest.mark.parametrize("length", [110, 400, 8000])
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_the_baseline_is_finite(length: int, scale: float, pipeline: AudioPipeline) -> None:
@@ -297,6 +320,14 @@ def test_the_spectrogram_peaks_at_the_tone(rate: int) -> None:
         ({"input": {"min_seconds": 9.0, "max_seconds": 3.0}}, r"input\.min_seconds: 9\.0.*3\.0"),
         ({"input": {"max_seconds": 0.001}}, r"input\.max_seconds: 0\.001"),
         ({"input": {"sampling_rate": 0}}, r"input\.sampling_rate: 0"),
+        ({"mask": {"num_masks": 0}}, r"mask\.num_masks: 0 must be 1 or more"),
+        (
+            {"mask": {"kind": "painted", "mask_prob": 1.0}},
+            r"mask\.mask_prob: 1\.0 would mask every",
+        ),
+        ({"mask": {"kind": "painted", "mask_length": 0}}, r"mask\.mask_length: 0"),
+        ({"objective": {"cls_loss": 0.1}}, r"objective\.cls_loss: 0\.1 needs a class token"),
+        ({"encoder": {"prenet_depth": -1}}, r"encoder\.prenet_depth: -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

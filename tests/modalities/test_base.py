@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfdistill.config import CompatConfig, ModelConfig, RunConfig
+from selfdistill.config import EncoderConfig, MaskConfig, RunConfig
 from selfdistill.config_file import build_config
 from selfdistill.engine.optim import build_optimizer
 from selfdistill.errors import UserError
-from selfdistill.masking import row_keys, span_masks
+from selfdistill.masking import clone_keys, row_keys, span_masks
 from selfdistill.modalities.base import (
     FeatureEncoder,
     InputPipeline,
@@ -28,12 +28,12 @@ from selfdistill.types import Batch, Masks, Tokens
 
 
 @dataclass(frozen=True)
-class SeriesEncoderConfig:
+class SeriesEncoderConfig(EncoderConfig):
     channels: int = 3
 
 
 @dataclass(frozen=True)
-class SeriesMaskConfig:
+class SeriesMaskConfig(MaskConfig):
     prob: float = 0.5
 
 
@@ -45,26 +45,25 @@ class SeriesInputConfig:
 class SeriesEncoder(FeatureEncoder):
     """Measurements [B, T, channels], one token per time."""
 
-    def __init__(
-        self,
-        config: SeriesEncoderConfig,
-        model: ModelConfig,
-        series: SeriesInputConfig,
-        compat: CompatConfig,
-    ) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.local = nn.Linear(config.channels, model.width)
-        self.mask_token = nn.Parameter(torch.randn(model.width))
-        self.positions = nn.Parameter(torch.randn(series.steps, model.width))
+        self.local = nn.Linear(config.encoder.channels, config.model.width)
+        self.positions = nn.Parameter(torch.randn(config.input.steps, config.model.width))
+        if config.strategy == "dense":
+            self.mask_token = nn.Parameter(torch.randn(config.model.width))
+
+    @property
+    def mask_vector(self) -> Tensor:
+        return self.mask_token
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         return Tokens(self.local(inputs))
 
-    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
-        return Tokens(torch.where(masks.masked[..., None], self.mask_token, tokens.x))
+    def locate(self, tokens: Tokens) -> Tokens:
+        return replace(tokens, x=tokens.x + self.positions)
 
-    def contextualise(self, tokens: Tokens) -> Tokens:
-        return Tokens(tokens.x + self.positions)
+    def enter(self, tokens: Tokens) -> Tokens:
+        return tokens
 
 
 class SeriesPipeline(InputPipeline):
@@ -90,9 +89,10 @@ class SeriesPipeline(InputPipeline):
     ) -> Batch:
         masks = None
         if mask_keys is not None:
-            steps = self.config.input.steps
-            lengths = np.full(len(examples), steps)
-            masked = span_masks(mask_keys, lengths, steps, prob=self.config.mask.prob, length=2)
+            steps, mask = self.config.input.steps, self.config.mask
+            mask_keys = clone_keys(mask_keys, mask.num_masks)
+            lengths = np.full(len(mask_keys), steps)
+            masked = span_masks(mask_keys, lengths, steps, prob=mask.prob, length=2)
             masks = Masks.from_bool(masked)
         return Batch(torch.from_numpy(np.stack(examples)), masks=masks, keys=keys)
 
@@ -128,14 +128,24 @@ def series_config(name: str, **changes: Any) -> RunConfig:
         "run_dir": "unused",
         "model": {"width": 16, "depth": 2, "heads": 2},
         "objective": {"average_top_k_layers": 2, "layer_norms": ["layer"]},
-        "teacher": {"ema_decay": 0.5, "own_local_encoder": True},
+        "teacher": {"ema_decay": 0.5, "scope": "all"},
     }
     return build_config(given | changes, load_modality)
 
 
-def test_a_fourth_modality_trains_without_touching_the_engine(dotted_name: str) -> None:
-    config = series_config(dotted_name, encoder={"channels": 2}, optim={"lr": 1e-3})
-    assert config.encoder == SeriesEncoderConfig(channels=2)
+@pytest.mark.parametrize("strategy", ["dense", "visible"])
+def test_a_fourth_modality_trains_without_touching_the_engine(
+    strategy: str, dotted_name: str
+) -> None:
+    config = series_config(
+        dotted_name,
+        strategy=strategy,
+        encoder={"channels": 2, "prenet_depth": 1},
+        mask={"num_masks": 3},
+        decoder={"width": 8, "layers": 2, "groups": 4, "mask_noise_std": 0.0},
+        optim={"lr": 1e-3},
+    )
+    assert config.encoder == SeriesEncoderConfig(channels=2, prenet_depth=1)
     modality = load_modality(config.modality)
     pipeline = modality.build_pipeline(config)
     rng = np.random.default_rng(0)
@@ -144,13 +154,13 @@ def test_a_fourth_modality_trains_without_touching_the_engine(dotted_name: str) 
     batch = pipeline.collate(examples, row_keys(0, np.arange(4)))
 
     torch.manual_seed(0)
-    model = Data2Vec(modality, config)
+    model = Data2Vec(config)
     optimizer = build_optimizer(model, config.optim)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    step = model(batch)
+    step = model({"series": batch})["series"]
     (step.loss / step.tokens).backward()
     optimizer.step()
-    after = model(batch).loss
+    after = model({"series": batch})["series"].loss
     model.update_teacher(0.5)
     # keys' bias has no gradient, but decay
     still = [n for n, v in model.state_dict().items() if torch.equal(v, before[n])]

@@ -16,7 +16,7 @@ from selfdistill.config import RunConfig
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.image.data import ImagePipeline
-from selfdistill.modalities.image.encoder import ImageEncoder
+from selfdistill.modalities.image.encoder import ImageEncoder, sincos
 from selfdistill.types import Masks
 
 Make = Callable[..., RunConfig]
@@ -234,7 +234,7 @@ def test_the_baseline_is_the_pixels(pipeline: ImagePipeline) -> None:
 
 def build_encoder(config: RunConfig) -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder(config.encoder, config.model, config.input, config.compat)
+    return ImageEncoder(config)
 
 
 @torch.no_grad()
@@ -263,7 +263,7 @@ def test_relative_positions_on_a_grid_that_is_not_square(tiny_config: Make) -> N
     rows = (2 * height - 1) * (2 * width - 1)
     assert table.shape == (rows + 3, 4)
     table.copy_(torch.arange(float(table.numel())).view(table.shape))
-    bias = encoder.attention_bias()
+    (bias,) = encoder.attention_biases(torch.arange(12)[None])
     assert bias.shape == (1, 4, 13, 13)
     for i in range(12):
         for j in range(12):
@@ -273,6 +273,88 @@ def test_relative_positions_on_a_grid_that_is_not_square(tiny_config: Make) -> N
     assert torch.equal(bias[0, :, 0, 1:], table[rows][:, None].expand(4, 12))
     assert torch.equal(bias[0, :, 1:, 0], table[rows + 1][:, None].expand(4, 12))
     assert torch.equal(bias[0, :, 0, 0], table[rows + 2])
+
+
+@torch.no_grad()
+def test_every_block_may_have_a_table_of_its_own(tiny_config: Make) -> None:
+    encoder = build_encoder(tiny_config("image", encoder={"positions": "block_relative"}))
+    tables = [part.relative_position_bias_table for part in encoder.relative_bias]
+    for number, table in enumerate(tables, start=1):
+        assert not table.any()
+        table.fill_(number)
+    biases = encoder.attention_biases(torch.arange(12)[None])
+    assert [bias.unique().tolist() for bias in biases] == [[1.0], [2.0], [3.0]]
+
+
+# of fairseq, commit 3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99: width 8, patches 1, 3 and 5 of 3 x 3
+SINCOS = {
+    0: [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0],
+    1: [0.8414709848, 0.0099998333, 0.5403023059, 0.9999500004, 0.0, 0.0, 1.0, 1.0],
+    3: [0.0, 0.0, 1.0, 1.0, 0.8414709848, 0.0099998333, 0.5403023059, 0.9999500004],
+}
+
+
+def test_fixed_positions_are_the_original_s() -> None:
+    table = sincos((3, 3), 8)
+    assert table.shape == (1, 9, 8)
+    for place, expected in SINCOS.items():
+        assert table[0, place].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_fixed_positions_tell_column_and_row() -> None:
+    table = sincos((2, 5), 12)[0].view(2, 5, 2, 6)  # rows, columns, halves
+    assert torch.equal(table[0, :, 0], table[1, :, 0])
+    assert torch.equal(table[:, 0, 1], table[:, 4, 1])
+    assert len({tuple(vector.tolist()) for vector in table.reshape(10, 12)}) == 10
+    torch.testing.assert_close(table[:, :2, 1, :], table[:, 0:1, 1].expand(2, 2, 6))
+    torch.testing.assert_close(table[0, :2, 0], table[:2, 0, 1])
+
+
+@torch.no_grad()
+def test_positions_are_added_to_patches_not_to_class_tokens(tiny_config: Make) -> None:
+    for kind in ("learned", "sincos"):
+        changes = {"positions": kind, "num_extra_tokens": 2, "context_norm": True}
+        encoder = build_encoder(tiny_config("image", encoder=changes))
+        local = encoder.embed(torch.randn(2, 3, 24, 32), None)
+        located = encoder.locate(local)
+        assert torch.equal(located.x, local.x + encoder.positions)
+        entered = encoder.enter(located).x
+        first = torch.cat([encoder.class_token.expand(2, 2, 16), located.x], dim=1)
+        torch.testing.assert_close(entered, torch.nn.functional.layer_norm(first, (16,), eps=1e-5))
+        trained = {name for name, _ in encoder.named_parameters()}
+        assert ("positions" in trained) == (kind == "learned")
+        assert "positions" in encoder.state_dict() or kind == "sincos"
+        assert encoder.attention_biases(torch.arange(12)[None]) == ()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize(
+    ("mask", "masked"),
+    [
+        ({"kind": "squares", "mask_prob": 0.8}, 196 - 39),
+        ({"kind": "squares", "mask_prob": 0.5, "inverse_mask": False, "mask_length": 2}, 98),
+        ({"kind": "blocks", "num_patches": 90}, None),
+    ],
+)
+def test_each_sample_has_several_masks(
+    mask: dict[str, Any], masked: int | None, count: int, tiny_config: Make
+) -> None:
+    """The first of them is that of a run with one."""
+    examples, keys = [np.zeros((3, 112, 112), dtype=np.float32)] * 5, row_keys(0, np.arange(5))
+    found = []
+    for num_masks in (count, 1):
+        given = {**mask, "num_masks": num_masks}
+        config = tiny_config("image", input={"size": [112, 112]}, mask=given)
+        batch = ImagePipeline(config).collate(examples, keys)
+        assert len(batch.inputs) == 5
+        assert batch.masks is not None
+        found.append(batch.masks.masked)
+    several, one = found
+    assert several.shape == (5 * count, 196)
+    assert torch.equal(several[::count], one)
+    assert len({tuple(row.tolist()) for row in several}) == 5 * count
+    if masked is not None:
+        assert (several.sum(1) == masked).all()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +374,47 @@ def test_relative_positions_on_a_grid_that_is_not_square(tiny_config: Make) -> N
         ({"input": {"crop_ratio": [0.0, 1.0]}}, r"input\.crop_ratio: \(0\.0, 1\.0\)"),
         ({"input": {"std": [0.2, 0.2, 0.0]}}, r"input\.std: \(0\.2, 0\.2, 0\.0\)"),
         ({"input": {"flip": 1.5}}, r"input\.flip: 1\.5"),
+        ({"mask": {"num_masks": 0}}, r"mask\.num_masks: 0 must be 1 or more"),
+        (
+            {"mask": {"kind": "squares", "mask_length": 4}},
+            r"mask\.mask_length: squares of 4 patches do not fit a grid of 3 x 4; choose 1 to 3",
+        ),
+        ({"mask": {"kind": "squares", "mask_length": 0}}, r"mask\.mask_length: squares of 0"),
+        (
+            {"mask": {"kind": "squares", "mask_prob": 1.0}},
+            r"mask\.mask_prob: 1\.0 would mask ev",
+        ),
+        ({"mask": {"kind": "squares", "mask_prob": 0.0}}, r"mask\.mask_prob: 0\.0 would mask noth"),
+        (
+            {"mask": {"kind": "squares", "mask_prob": 0.95}},
+            r"mask\.mask_prob: 0\.95 would mask 12 of 12 patches.*something to see",
+        ),
+        (
+            {"mask": {"kind": "squares", "mask_prob": 0.05, "inverse_mask": False}},
+            r"mask\.mask_prob: 0\.05 would mask 0 of 12 patches.*something to predict",
+        ),
+        (
+            {"strategy": "visible"},
+            r"input\.size: \[24, 32\] gives a grid that is not square.*strategy=dense",
+        ),
+        (
+            {"encoder": {"positions": "sincos"}, "model": {"width": 18, "heads": 3}},
+            r"model\.width: 18 must be a multiple of 4 for encoder\.positions=sincos",
+        ),
+        ({"encoder": {"num_extra_tokens": -1}}, r"encoder\.num_extra_tokens: -1"),
+        (
+            {"encoder": {"num_extra_tokens": 2}},
+            r"encoder\.num_extra_tokens: 2 .*encoder\.positions=relative.*choose 1 or 0",
+        ),
+        (
+            {"encoder": {"num_extra_tokens": 2, "positions": "block_relative"}},
+            r"encoder\.num_extra_tokens: 2 .*encoder\.positions=block_relative",
+        ),
+        (
+            {"objective": {"cls_loss": 0.1}, "encoder": {"num_extra_tokens": 0}},
+            r"objective\.cls_loss: 0\.1 .*encoder\.num_extra_tokens",
+        ),
+        ({"encoder": {"prenet_depth": -1}}, r"encoder\.prenet_depth: -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

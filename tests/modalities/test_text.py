@@ -14,7 +14,7 @@ import torch
 from tokenizer_cases import byte_level, train_sentencepiece
 
 from selfdistill.config import RunConfig
-from selfdistill.data.loader import training_batches
+from selfdistill.data.loader import Source, training_batches
 from selfdistill.data.plain import plain_batches
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, UserError
@@ -129,10 +129,8 @@ def test_text_without_tokens_is_no_example(pipeline: TextPipeline, tmp_path: Pat
     texts = [text.encode() for text in passages(20)]
     shards = ShardSet([Path(shard(tmp_path / "a.tar", [*texts, "\u2581".encode()]))], ("txt",))
     steps = training_batches(
-        shards,
-        pipeline,
+        {"text": Source(shards, pipeline, 21)},
         seed=0,
-        batch_size=21,
         accumulate=1,
         rank=0,
         world_size=1,
@@ -140,7 +138,8 @@ def test_text_without_tokens_is_no_example(pipeline: TextPipeline, tmp_path: Pat
         steps=1,
         workers=1,
     )
-    (loaded,) = next(steps)
+    (micro_batch,) = next(steps)
+    loaded = micro_batch["text"]
     assert loaded.bad == [("00020", "text without tokens", "")]
     assert len(loaded.batch.inputs) == 21
     _, examples, _ = next(plain_batches(shards, pipeline, 21))
@@ -310,6 +309,27 @@ def test_masks_come_from_their_keys(pipeline: TextPipeline) -> None:
     assert not torch.equal(others.masked, whole.masked)
 
 
+@pytest.mark.parametrize("kind", ["spans", "tokens"])
+def test_each_sample_has_several_masks(kind: str, config: RunConfig) -> None:
+    """The first of them is that of a run with one."""
+    examples, keys, found = [np.arange(24), np.arange(11)], row_keys(0, np.arange(2)), {}
+    for num_masks in (4, 1):
+        mask = replace(config.mask, kind=kind, num_masks=num_masks, mask_prob=0.5)
+        batch = TextPipeline(replace(config, mask=mask)).collate(examples, keys)
+        assert len(batch.inputs) == 2
+        assert batch.masks is not None
+        found[num_masks] = batch.masks
+    masked, valid = found[4].masked, torch.tensor([24, 11]).repeat_interleave(4)
+    assert torch.equal(masked[::4], found[1].masked)
+    assert len({tuple(row.tolist()) for row in masked}) == 8
+    assert not masked[4:, 11:].any()
+    assert found[4].filler is not None
+    seen = (~found[4].filler).sum(1)
+    assert torch.equal(seen + masked.sum(1), valid)
+    if kind == "tokens":
+        assert torch.equal(seen, valid // 2)
+
+
 def test_the_original_s_teacher_sees_masked_tokens_only(config: RunConfig) -> None:
     compat = replace(config.compat, masked_only_teacher=True)
     batch = TextPipeline(replace(config, compat=compat)).collate(
@@ -333,7 +353,7 @@ def test_the_baseline_is_a_bag_of_tokens(pipeline: TextPipeline) -> None:
 
 def build_encoder(config: RunConfig) -> TextEncoder:
     torch.manual_seed(0)
-    return TextEncoder(config.encoder, config.model, config.input, config.compat)
+    return TextEncoder(config)
 
 
 @torch.no_grad()
@@ -355,6 +375,32 @@ def test_positions_start_behind_the_padding_s(config: RunConfig) -> None:
 
 
 @torch.no_grad()
+def test_a_second_norm_follows_the_first(config: RunConfig) -> None:
+    encoder = build_encoder(replace(config, encoder=replace(config.encoder, context_norm=True)))
+    plain = build_encoder(config)
+    for norm in (encoder.norm, encoder.context_norm):
+        norm.weight.normal_()
+        norm.bias.normal_()
+    plain.load_state_dict(encoder.state_dict(), strict=False)
+    ids, lengths = torch.tensor([[0, 7, 8, 2], [0, 7, 2, 1]]), torch.tensor([4, 3])
+    found = encoder.contextualise(encoder.embed(ids, lengths))
+    once = plain.contextualise(plain.embed(ids, lengths))
+    real = ids != 1
+    torch.testing.assert_close(found.x[real], encoder.context_norm(once.x[real]))
+    assert not found.x[~real].any()
+
+
+@torch.no_grad()
+def test_the_original_s_padding_is_a_normed_zero(config: RunConfig) -> None:
+    compat = replace(config.compat, padding_in_features=True)
+    encoder = build_encoder(replace(config, compat=compat))
+    encoder.norm.bias.fill_(3.0)
+    found = encoder.contextualise(encoder.embed(torch.tensor([[0, 7, 2, 1]]), torch.tensor([3])))
+    assert (found.x[0, 3] == 3.0).all()
+    assert not (found.x[0, :3] == 3.0).any()
+
+
+@torch.no_grad()
 def test_the_mask_vector_is_the_mask_token_s_embedding(config: RunConfig) -> None:
     encoder = build_encoder(config)
     masks = Masks.from_bool(torch.tensor([[False, True, False]]))
@@ -371,6 +417,14 @@ def test_the_mask_vector_is_the_mask_token_s_embedding(config: RunConfig) -> Non
         ({"mask": {"mask_prob": 1.0}}, r"mask\.mask_prob: 1\.0 would mask everything"),
         ({"mask": {"mask_prob": -0.1}}, r"mask\.mask_prob: -0\.1 would mask nothing"),
         ({"mask": {"mask_length": 0}}, r"mask\.mask_length: 0"),
+        ({"mask": {"num_masks": 0}}, r"mask\.num_masks: 0 must be 1 or more"),
+        ({"mask": {"kind": "tokens", "mask_prob": 1.0}}, r"mask\.mask_prob: 1\.0 would mask every"),
+        (
+            {"mask": {"num_masks": 2}, "compat": {"masked_only_teacher": True}},
+            r"mask\.num_masks: 2, but with compat\.masked_only_teacher .*choose 1",
+        ),
+        ({"objective": {"cls_loss": 0.1}}, r"objective\.cls_loss: 0\.1 needs a class token"),
+        ({"encoder": {"prenet_depth": -1}}, r"encoder\.prenet_depth: -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

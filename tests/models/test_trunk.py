@@ -108,3 +108,31 @@ def test_it_can_be_built_without_memory() -> None:
     with torch.device("meta"):
         trunk = Trunk(replace(WIDE, norm_order="pre", drop_path=0.1, initializer="beit"))
     assert all(parameter.is_meta for parameter in trunk.parameters())
+
+
+def biases_of(count: int, rows: int = 1) -> list[torch.Tensor]:
+    return list(torch.randn(count, rows, 2, 5, 5, generator=torch.Generator().manual_seed(2)))
+
+
+@torch.no_grad()
+def test_a_bias_is_for_every_block_or_each_has_its_own() -> None:
+    trunk, x = Trunk(CONFIG), vectors()
+    for biases in (biases_of(1), biases_of(3), biases_of(3, rows=2)):
+        expected = x
+        for number, block in enumerate(trunk.blocks):
+            expected = block(expected, biases[number % len(biases)]).x
+        torch.testing.assert_close(trunk(x, biases=biases), expected)
+    assert not torch.allclose(trunk(x, biases=biases_of(3)), trunk(x, biases=biases_of(1)))
+    assert not torch.allclose(trunk(x, biases=biases_of(1)), trunk(x))
+
+
+@torch.no_grad()
+def test_a_skipped_block_takes_its_bias_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, x, biases = Trunk(replace(CONFIG, layer_drop=0.5)).train(), vectors(), biases_of(3)
+    drawn = iter([0.9, 0.1, 0.9])  # the second is skipped
+    monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(next(drawn)))
+    found = [output.x for output in trunk.layers(x, biases=biases)]
+    first = trunk.blocks[0](x, biases[0]).x
+    assert len(found) == 2
+    assert torch.equal(found[0], first)
+    assert torch.equal(found[1], trunk.blocks[2](first, biases[2]).x)

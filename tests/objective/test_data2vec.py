@@ -1,93 +1,106 @@
-"""The training module: gradients, padding, precision."""
+"""The training module: gradients, padding, several masks, class loss, precision."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from encoder_cases import (
+    CASES,
+    PADDED,
+    batch_of,
+    config_of,
+    mask_of,
+    modality_of,
+    randomised,
+    row_of,
+)
 
 from selfdistill.config import RunConfig
-from selfdistill.modalities.base import load_modality
-from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.types import Batch, Masks
+from selfdistill.modalities.backbone import Backbone
+from selfdistill.objective.data2vec import Data2Vec, StepOutput
+from selfdistill.types import Batch, Masks, Tokens
 
 Make = Callable[..., RunConfig]
-LENGTHS = {"audio": [205, 150, 92], "text": [11, 7, 4]}
-TOKENS = {"audio": [9, 7, 4], "text": [11, 7, 4]}
-MASKED = [[1, 2, 3, 6], [0, 5], [2]]
+MODALITIES = ["audio", "image", "text"]
+STRATEGIES = ["dense", "visible"]
+SILENT = {"mask_noise_std": 0.0, "width": 8, "groups": 4, "layers": 2, "kernel": 3}
+"""A decoder without chance."""
+FIRST = {"audio": "audio", "image": "image, relative", "text": "text"}
 
 
 def build(config: RunConfig) -> Data2Vec:
     torch.manual_seed(0)
-    model = Data2Vec(load_modality(config.modality), config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return randomised(Data2Vec(config))
 
 
-def padded_batch(modality: str) -> Batch:
-    lengths, tokens = torch.tensor(LENGTHS[modality]), TOKENS[modality]
-    generator = torch.Generator().manual_seed(1)
-    if modality == "audio":
-        inputs = torch.randn(3, 205, generator=generator)
-    else:
-        inputs = torch.randint(5, 64, (3, 11), generator=generator)
-    fill = 0 if modality == "audio" else 1
-    inputs[torch.arange(inputs.shape[1]) >= lengths[:, None]] = fill
-    masked = torch.zeros(3, tokens[0], dtype=torch.bool)
-    for row, places in zip(masked, MASKED, strict=True):
-        row[places] = True
-    return Batch(inputs, lengths, Masks.from_bool(masked))
+def small(case: str, tiny_config: Make, **changes: Any) -> Data2Vec:
+    return build(config_of(case, tiny_config, **{"decoder": SILENT, **changes}))
 
 
-def row_of(batch: Batch, modality: str, row: int) -> Batch:
-    assert batch.masks is not None
-    masked = batch.masks.masked[row : row + 1, : TOKENS[modality][row]]
-    inputs = batch.inputs[row : row + 1, : LENGTHS[modality][row]]
-    return Batch(inputs, masks=Masks.from_bool(masked))
+def step_of(model: Data2Vec, batch: Batch) -> StepOutput:
+    """Of a run over one modality."""
+    (name,) = model.parts
+    return model({name: batch})[name]
 
 
-@pytest.mark.parametrize("modality", ["audio", "text"])
-def test_padding_changes_nothing(modality: str, tiny_config: Make) -> None:
-    """Loss and gradient of a padded batch are the sums of its rows' alone."""
-    model, batch = build(tiny_config(modality)), padded_batch(modality)
-    whole = model(batch)
-    whole.loss.backward()
-    gradient = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+def student_of(model: Data2Vec) -> Backbone:
+    (name,) = model.parts
+    return model.student[name]
+
+
+def gradients(model: Data2Vec) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    rows = [model(row_of(batch, modality, row)) for row in range(3)]
+    return found
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", [case for case in CASES if modality_of(case) in PADDED])
+def test_padding_changes_nothing(case: str, strategy: str, tiny_config: Make) -> None:
+    """Loss and gradient of a padded batch are the sums of its rows' alone."""
+    modality = modality_of(case)
+    model = small(case, tiny_config, strategy=strategy)
+    batch = batch_of(modality, num_masks=2)
+    whole = step_of(model, batch)
+    whole.loss.backward()
+    of_whole = gradients(model)
+    rows = [step_of(model, row_of(batch, modality, row)) for row in range(3)]
     sum(row.loss for row in rows).backward()
     torch.testing.assert_close(whole.loss, sum(row.loss for row in rows), rtol=1e-5, atol=0)
-    assert float(whole.tokens) == sum(float(row.tokens) for row in rows) == 7
-    for name, parameter in model.named_parameters():
-        if name in gradient:
-            torch.testing.assert_close(parameter.grad, gradient[name], rtol=1e-4, atol=1e-5)
+    assert float(whole.tokens) == sum(float(row.tokens) for row in rows)
+    of_rows = gradients(model)
+    assert of_rows.keys() == of_whole.keys()
+    for name, gradient in of_rows.items():
+        torch.testing.assert_close(gradient, of_whole[name], rtol=1e-4, atol=1e-5)
 
 
-def test_the_originals_let_padding_in(tiny_config: Make) -> None:
-    batch = padded_batch("audio")
-    right = build(tiny_config("audio"))(batch).loss
-    for flag in ("padding_in_target_statistics", "padding_in_positions"):
-        leaked = build(tiny_config("audio", compat={flag: True}))(batch).loss
-        assert not torch.allclose(leaked, right, rtol=1e-3)
+@pytest.mark.parametrize(
+    ("flag", "strategy"),
+    [
+        ("padding_in_target_statistics", "dense"),
+        ("padding_in_positions", "dense"),
+        ("padding_in_features", "dense"),
+        ("padding_in_features", "visible"),
+    ],
+)
+def test_the_originals_let_padding_in(flag: str, strategy: str, tiny_config: Make) -> None:
+    batch = batch_of("audio")
+    right = step_of(small("audio", tiny_config, strategy=strategy), batch).loss
+    leaking = small("audio", tiny_config, strategy=strategy, compat={flag: True})
+    assert not torch.allclose(step_of(leaking, batch).loss, right, rtol=3e-5)
 
 
-def image_batch() -> Batch:
-    masked = torch.zeros(2, 12, dtype=torch.bool)
-    masked[0, [1, 4, 5]] = masked[1, [0, 11]] = True
-    pixels = torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(1))
-    return Batch(pixels, masks=Masks.from_bool(masked))
-
-
-def any_batch(modality: str) -> Batch:
-    return image_batch() if modality == "image" else padded_batch(modality)
-
-
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
-def test_every_trainable_parameter_gets_a_gradient(modality: str, tiny_config: Make) -> None:
-    model = build(tiny_config(modality))
-    model(any_batch(modality)).loss.backward()
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_trainable_parameter_gets_a_gradient(
+    case: str, strategy: str, tiny_config: Make
+) -> None:
+    prefix = "without" not in case and modality_of(case) == "image"
+    changes: dict[str, Any] = {"objective": {"cls_loss": 0.5}} if prefix else {}
+    encoder = {**CASES[case].get("encoder", {}), "prenet_depth": 1}
+    model = small(case, tiny_config, strategy=strategy, encoder=encoder, **changes)
+    step_of(model, batch_of(modality_of(case), num_masks=2)).loss.backward()
     for name, parameter in model.named_parameters():
         if name.startswith("teacher."):
             assert parameter.grad is None
@@ -95,60 +108,148 @@ def test_every_trainable_parameter_gets_a_gradient(modality: str, tiny_config: M
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all()
             # keys' bias moves all logits of a query alike
-            assert parameter.grad.any() or name.endswith("k_bias"), name
+            known = name.endswith("k_bias") or parameter.numel() == 0
+            assert parameter.grad.any() or known, name
+    has_token = any(name.endswith("mask_token") for name, _ in model.named_parameters())
+    assert has_token == (strategy == "dense" and modality_of(case) != "text")
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
-def test_what_a_step_tells(modality: str, tiny_config: Make) -> None:
-    model, batch = build(tiny_config(modality)), any_batch(modality)
-    step = model(batch)
-    count, tokens = (5, 24) if modality == "image" else (7, sum(TOKENS[modality]))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_what_a_step_tells(modality: str, strategy: str, tiny_config: Make) -> None:
+    model = small(FIRST[modality], tiny_config, strategy=strategy)
+    batch = batch_of(modality, num_masks=2)
+    assert batch.masks is not None
+    step = step_of(model, batch)
+    count = int(batch.masks.masked.sum())
+    tokens = 2 * {"audio": 9 + 7 + 4, "image": 3 * 16, "text": 11 + 7 + 4}[modality]
     assert float(step.tokens) == float(step.targets.size) == float(step.predictions.size) == count
     assert float(step.masked_share) == pytest.approx(count / tokens)
     assert step.loss.dtype == torch.float32
     assert step.loss.ndim == 0
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
-def test_the_student_does_not_see_what_is_masked(modality: str, tiny_config: Make) -> None:
-    model, batch = build(tiny_config(modality)), any_batch(modality)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_student_does_not_see_what_is_masked(
+    modality: str, strategy: str, tiny_config: Make
+) -> None:
+    model, batch = small(FIRST[modality], tiny_config, strategy=strategy), batch_of(modality)
     assert batch.masks is not None
-    local = model.student.encoder.embed(batch.inputs, batch.lengths)
+    student = student_of(model)
+    encoder, predictor = student.encoder, model.predictors[modality]
+    local = encoder.embed(batch.inputs, batch.lengths)
     x = local.x.clone()
     x[batch.masks.masked] = 100.0
-    changed = type(local)(x, local.padding)
-    assert torch.equal(model.student(local, batch.masks), model.student(changed, batch.masks))
-    assert not torch.equal(model.student(local, None), model.student(local, batch.masks))
+    changed = Tokens(x, local.padding)
+    found = predictor(student, changed, batch.masks)
+    expected = predictor(student, local, batch.masks)
+    assert torch.equal(found.masked, expected.masked)
+    assert torch.equal(found.prefix, expected.prefix)
+    assert not torch.equal(student(encoder.locate(local)), student(encoder.locate(changed)))
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
-def test_the_loss_is_float32_under_autocast(modality: str, tiny_config: Make) -> None:
-    model, batch = build(tiny_config(modality)), any_batch(modality)
-    exact = model(batch).loss
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_several_masks_are_as_many_runs_with_one(
+    modality: str, strategy: str, tiny_config: Make
+) -> None:
+    """The loss is the mean of theirs, each weighed by its masked tokens."""
+    model = small(FIRST[modality], tiny_config, strategy=strategy)
+    batch = batch_of(modality, num_masks=3)
+    whole = step_of(model, batch)
+    whole.loss.backward()
+    of_whole = gradients(model)
+    singles = [step_of(model, mask_of(batch, modality, number)) for number in range(3)]
+    assert len({float(single.tokens) for single in singles}) > 1
+    tokens = sum(single.tokens for single in singles)
+    mean = sum(single.loss / single.tokens * (single.tokens / tokens) for single in singles)
+    torch.testing.assert_close(whole.loss / whole.tokens, mean)
+    sum(single.loss for single in singles).backward()
+    of_singles = gradients(model)
+    assert of_singles.keys() == of_whole.keys()
+    for name, gradient in of_singles.items():
+        torch.testing.assert_close(of_whole[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+WEIGHT = 0.3
+WITH_CLASS_TOKENS = [case for case in CASES if case[:5] == "image" and "without" not in case]
+
+
+def class_part(model: Data2Vec, batch: Batch) -> float:
+    """What the class token adds to the loss of a masked token."""
+    step = step_of(model, batch)
+    assert batch.masks is not None
+    student, masks = student_of(model), batch.masks
+    local = student.encoder.embed(batch.inputs, None)
+    targets = masks.gather(model.teacher("image", batch, local, model.student))
+    predictions = model.predictors["image"](student, local, masks).masked
+    rest = ((predictions - targets).square().sum(-1) * masks.weight).sum() * 16**-0.5
+    return float((step.loss - rest) / step.tokens)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", WITH_CLASS_TOKENS)
+@torch.no_grad()
+def test_the_class_token_predicts_the_mean_target(
+    case: str, strategy: str, tiny_config: Make
+) -> None:
+    objective = {"cls_loss": WEIGHT, "loss_beta": 0.0}
+    model = small(case, tiny_config, strategy=strategy, objective=objective)
+    batch = batch_of("image", num_masks=2)
+    assert batch.masks is not None
+    student = student_of(model)
+    local = student.encoder.embed(batch.inputs, None)
+    targets = model.teacher("image", batch, local, model.student).mean(1)  # [B, D]
+    prefix = model.predictors["image"](student, local, batch.masks).prefix
+    losses = [(prefix[row, -1] - targets[row // 2]).square().sum() * 16**-0.5 for row in range(6)]
+    assert class_part(model, batch) == pytest.approx(WEIGHT * float(sum(losses)) / 6, rel=1e-4)
+
+
+@pytest.mark.parametrize(("summed", "factor"), [(False, 1), (True, 3)])
+@torch.no_grad()
+def test_its_weight_depends_on_the_batch_in_the_original_only(
+    summed: bool, factor: int, tiny_config: Make
+) -> None:
+    objective, compat = {"cls_loss": WEIGHT, "loss_beta": 0.0}, {"summed_class_loss": summed}
+    model = small("image, learned", tiny_config, objective=objective, compat=compat)
+    batch = batch_of("image", num_masks=2)
+    assert batch.masks is not None
+    masks = Masks.from_bool(batch.masks.masked.repeat(3, 1))
+    thrice = Batch(batch.inputs.repeat(3, 1, 1, 1), masks=masks)
+    once = class_part(model, batch)
+    assert once > 0.01
+    assert class_part(model, thrice) == pytest.approx(factor * once, rel=1e-3)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_loss_is_float32_under_autocast(
+    modality: str, strategy: str, tiny_config: Make
+) -> None:
+    model, batch = small(FIRST[modality], tiny_config, strategy=strategy), batch_of(modality, 2)
+    exact = step_of(model, batch).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = model(batch).loss
+        rounded = step_of(model, batch).loss
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0)
     assert not torch.equal(rounded, exact)
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
-def test_features_to_read_out_are_the_unmasked_layers(modality: str, tiny_config: Make) -> None:
-    model, batch = build(tiny_config(modality)).eval(), any_batch(modality)
-    states, padding = model.student.hidden_states(batch.inputs, batch.lengths)
-    local = model.student.encoder.embed(batch.inputs, batch.lengths)
-    outputs = [output.x for output in model.student.layers(local)]
-    assert len(states) == 4
-    for state, output in zip(states[1:], outputs, strict=True):
+@pytest.mark.parametrize("prenet_depth", [0, 2])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_features_to_read_out_are_the_unmasked_layers(
+    modality: str, prenet_depth: int, tiny_config: Make
+) -> None:
+    """And the modality's own, where it has such."""
+    encoder = {"prenet_depth": prenet_depth}
+    model, batch = small(FIRST[modality], tiny_config, encoder=encoder).eval(), batch_of(modality)
+    student = student_of(model)
+    states, padding = student.hidden_states(batch.inputs, batch.lengths)
+    local = student.encoder.embed(batch.inputs, batch.lengths)
+    outputs = [output.x for output in student.layers(local)]
+    assert len(outputs) == 3
+    assert len(states) == 1 + prenet_depth + 3
+    for state, output in zip(states[-3:], outputs, strict=True):
         torch.testing.assert_close(state, output)
     assert (padding is None) == (modality == "image")
-
-
-def test_masks_gather_the_masked_rows_only() -> None:
-    masked = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
-    masks = Masks.from_bool(masked)
-    assert masks.index.tolist() == [[1, 3], [2, 0], [0, 0]]
-    assert masks.weight.tolist() == [[1, 1], [1, 0], [0, 0]]
-    x = torch.arange(12.0).view(3, 4, 1)
-    assert torch.equal(masks.gather(x)[masks.weight.bool()], x[masked])
-    assert float(masks.count()) == 3

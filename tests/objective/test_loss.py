@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfdistill.config import ObjectiveConfig
-from selfdistill.objective.loss import loss_factor, regression_loss
+from selfdistill.objective.loss import class_loss, loss_factor, regression_loss
 
 B, N, D = 2, 3, 16
 WEIGHT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
@@ -58,3 +58,25 @@ def test_no_masked_token_costs_nothing() -> None:
     empty = torch.zeros(B, 0, D)
     found = regression_loss(empty, empty, torch.zeros(B, 0), ObjectiveConfig())
     assert float(found) == 0
+
+
+P, T, M = 2, 4, 3
+LENGTHS = [4, 2]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_the_class_loss_is_of_the_last_prefix_token_and_the_mean(beta: float, padded: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prefix = torch.randn(B * M, P, D, generator=generator)
+    targets = torch.randn(B, T, D, generator=generator)
+    lengths = LENGTHS if padded else [T, T]
+    padding = torch.arange(T) >= torch.tensor(lengths)[:, None] if padded else None
+    objective = ObjectiveConfig(cls_loss=0.25, loss_beta=beta, loss_scale=0.5)
+    found = class_loss(prefix, targets, padding, objective)
+    total = 0.0
+    for row in range(B * M):
+        sample = row // M
+        mean = sum(targets[sample, t] for t in range(lengths[sample])) / lengths[sample]
+        total += token_loss((prefix[row, -1] - mean).double().tolist(), beta)
+    assert float(found) == pytest.approx(0.25 * 0.5 * total, rel=1e-5)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from launching import ENVIRONMENT, Ended, Running, fresh_accelerate
-from tiny import STEPS, write_config, write_shards
+from tiny import JOINT, MODALITIES, STEPS, write_config, write_joint_config, write_shards
 
 from selfdistill.cli import main
 
@@ -21,15 +21,24 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str
     return of
 
 
+@pytest.fixture(scope="session")
+def write(shards: Callable[[str], list[str]]) -> Callable[[Path, str, Path], str]:
+    """Write the config of a run over a modality, or over all; returns its path."""
+
+    def at(path: Path, modality: str, run: Path) -> str:
+        if modality == JOINT:
+            return str(write_joint_config(path, {name: shards(name) for name in MODALITIES}, run))
+        return str(write_config(path, modality, shards(modality), run))
+
+    return at
+
+
 @pytest.fixture
-def config(tmp_path: Path, shards: Callable[[str], list[str]]) -> Callable[..., str]:
+def config(tmp_path: Path, write: Callable[[Path, str, Path], str]) -> Callable[..., str]:
     """Modality to the path of a config whose run is kept in ``tmp_path / "run"``."""
-
-    def write(modality: str = "image", run: str = "run") -> str:
-        path = tmp_path / f"{modality}-{run}.yaml"
-        return str(write_config(path, modality, shards(modality), tmp_path / run))
-
-    return write
+    return lambda modality="image", run="run": write(
+        tmp_path / f"{modality}-{run}.yaml", modality, tmp_path / run
+    )
 
 
 @pytest.fixture
@@ -72,7 +81,7 @@ def here(
 
 @pytest.fixture(scope="session")
 def reference(
-    tmp_path_factory: pytest.TempPathFactory, shards: Callable[[str], list[str]]
+    tmp_path_factory: pytest.TempPathFactory, write: Callable[[Path, str, Path], str]
 ) -> Callable[[str], Path]:
     """Modality to the folder of a run that nothing interrupted."""
     made: dict[str, Path] = {}
@@ -81,8 +90,8 @@ def reference(
         if modality not in made:
             folder = tmp_path_factory.mktemp(f"reference-{modality}")
             made[modality] = folder / "run"
-            path = write_config(folder / "c.yaml", modality, shards(modality), made[modality])
-            ended = Running(["pretrain", str(path)], folder).wait()
+            path = write(folder / "c.yaml", modality, made[modality])
+            ended = Running(["pretrain", path], folder).wait()
             assert ended.code == 0, ended.stderr
             assert (made[modality] / "checkpoints" / f"step-{STEPS:08d}").is_dir()
         return made[modality]

@@ -129,7 +129,7 @@ def test_few_bad_samples(workers: int, config: Config, pretrain: Pretrain, tmp_p
     # 240 positions are four epochs, plus a replacement now and then
     assert 12 <= counts[-1] <= 16
     state = json.loads((checkpoint(tmp_path / "run", 30) / "state.json").read_text())
-    assert sum(state["bad_samples"]["counts"].values()) == counts[-1]
+    assert sum(state["bad_samples"]["image"]["counts"].values()) == counts[-1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -234,10 +234,11 @@ def nan_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
             now[0] = self.step_count + 1
             step(self, *parts)
 
-        def spoilt(self: Data2Vec, batch: Any) -> Any:
+        def spoilt(self: Data2Vec, batches: Any) -> Any:
             if now[0] in steps:
-                batch = replace(batch, inputs=batch.inputs * float("nan"))
-            return forward(self, batch)
+                nan = float("nan")
+                batches = {n: replace(b, inputs=b.inputs * nan) for n, b in batches.items()}
+            return forward(self, batches)
 
         monkeypatch.setattr(Trainer, "step", noting)
         monkeypatch.setattr(Data2Vec, "forward", spoilt)

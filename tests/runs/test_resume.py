@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from launching import Ended, Running, checkpoint, rows, weights
-from tiny import MODALITIES, STEPS, write_task
+from tiny import JOINT, MODALITIES, STEPS, write_task
 
 KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
 SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", "0"))
 LAST_KILL = 45  # later ones lose the race against the end of the run
-CLOCKS = {"data_wait", "samples_per_second"}
+CLOCKS = {"data_wait", "samples_per_second", "train_seconds"}
 
 Config = Callable[..., str]
 Start = Callable[..., Running]
@@ -60,7 +60,7 @@ def assert_same(run: Path, reference: Path) -> None:
 
 @pytest.mark.parametrize("kill", range(KILLS))
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", [*MODALITIES, JOINT])
 def test_killed(
     modality: str,
     workers: int,

@@ -16,6 +16,7 @@ from selfdistill.modalities.audio.data import (
 from selfdistill.modalities.audio.encoder import AudioEncoder
 from selfdistill.modalities.audio.hub import HUB
 from selfdistill.modalities.audio.original import ORIGINAL
+from selfdistill.modalities.audio.original_2 import ORIGINAL_2
 from selfdistill.modalities.base import Modality, check_spans
 
 
@@ -63,7 +64,7 @@ MODALITY = Modality(
     input_config=AudioInputConfig,
     build_encoder=AudioEncoder,
     build_pipeline=AudioPipeline,
-    original=ORIGINAL,
+    originals=(ORIGINAL, ORIGINAL_2),
     hub=HUB,
     check=check,
 )

@@ -1,12 +1,15 @@
 """The audio sections of the config."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+from selfdistill.config import EncoderConfig, MaskConfig
 
 CONV_LAYERS = [[512, 10, 5], *[[512, 3, 2]] * 4, *[[512, 2, 2]] * 2]
 
 
 @dataclass(frozen=True)
-class AudioEncoderConfig:
+class AudioEncoderConfig(EncoderConfig):
     conv_layers: list[list[int]] = field(default_factory=lambda: [list(c) for c in CONV_LAYERS])
     """Channels, kernel width and stride of each layer of the feature encoder."""
     conv_bias: bool = False
@@ -16,16 +19,25 @@ class AudioEncoderConfig:
     position_groups: int = 16
     input_dropout: float = 0.0
     """On the student's local features, before masking."""
+    alibi: bool = False
+    """Attention that fades with distance, by a learned scale."""
+    alibi_per_head: bool = True
+    alibi_per_layer: bool = False
 
 
 @dataclass(frozen=True)
-class AudioMaskConfig:
+class AudioMaskConfig(MaskConfig):
+    kind: Literal["spans", "painted"] = "spans"
+    """spans: those of wav2vec 2.0 and data2vec 1.0. painted: those of 2.0, which mask exactly
+    ``mask_prob`` of each clip."""
     mask_prob: float = 0.65
-    """Masked share that the spans would cover if they did not overlap."""
+    """Masked share; with spans what they would cover if they did not overlap."""
     mask_length: int = 10
     """Frames per span."""
+    mask_prob_adjust: float = 0.0
+    """painted: so many spans more are drawn before their share is set right frame by frame."""
     equal_counts: bool = False
-    """Thin the masks of a batch out to the smallest count in it, as the original does, whose
+    """spans: thin the masks of a batch out to the smallest count in it, as the original does, whose
     batches hold clips of one length. Masks then depend on how samples are batched, and the
     shortest clip decides how much of the longest is masked."""
 

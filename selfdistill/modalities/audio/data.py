@@ -13,7 +13,7 @@ from scipy.signal import resample_poly
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
-from selfdistill.masking import span_masks
+from selfdistill.masking import clone_keys, painted_spans, span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
 from selfdistill.modalities.audio.spectrogram import log_mel
 from selfdistill.types import Batch, Masks
@@ -99,26 +99,39 @@ class AudioPipeline(InputPipeline):
         inputs = np.zeros((len(examples), lengths.max()), dtype=np.float32)
         for row, example in zip(inputs, examples, strict=True):
             row[: len(example)] = example
-        masks = None
-        if mask_keys is not None:
-            frames = np.array([frame_count(int(n), self.conv_layers) for n in lengths])
-            masks = Masks.from_bool(
-                span_masks(
-                    mask_keys,
-                    frames,
-                    int(frames.max()),
-                    prob=self.mask.mask_prob,
-                    length=self.mask.mask_length,
-                    equal_counts=self.mask.equal_counts,
-                )
-            )
         padded = bool((lengths < lengths.max()).any())
+        masks = None if mask_keys is None else self._masks(lengths, mask_keys)
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(lengths) if padded else None,
             masks,
             keys=keys,
         )
+
+    def _masks(self, lengths: np.ndarray, keys: np.ndarray) -> Masks:
+        mask = self.mask
+        frames = np.array([frame_count(int(n), self.conv_layers) for n in lengths])
+        frames = frames.repeat(mask.num_masks)
+        keys, total = clone_keys(keys, mask.num_masks), int(frames.max())
+        if mask.kind == "painted":
+            masked = painted_spans(
+                keys,
+                frames,
+                total,
+                prob=mask.mask_prob,
+                length=mask.mask_length,
+                adjust=mask.mask_prob_adjust,
+            )
+        else:
+            masked = span_masks(
+                keys,
+                frames,
+                total,
+                prob=mask.mask_prob,
+                length=mask.mask_length,
+                equal_counts=mask.equal_counts,
+            )
+        return Masks.from_bool(masked, np.arange(total) < frames[:, None])
 
     def baseline(self, example: np.ndarray) -> np.ndarray:
         """Mean and deviation over time of the log-mel spectrogram, [80]."""

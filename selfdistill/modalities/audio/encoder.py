@@ -1,15 +1,21 @@
-"""Convolutional feature encoder and convolutional positions on the waveform (data2vec 1.0)."""
+"""Convolutional feature encoder and convolutional positions on the waveform.
+
+Source: data2vec 1.0 (arXiv 2202.03555), section 4.2; data2vec 2.0 (arXiv 2212.07525) adds ALiBi.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfdistill.config import CompatConfig, ModelConfig
-from selfdistill.modalities.audio.config import AudioEncoderConfig, AudioInputConfig
+from selfdistill.config import RunConfig
+from selfdistill.modalities.audio.alibi import Alibi
+from selfdistill.modalities.audio.config import AudioEncoderConfig
 from selfdistill.modalities.base import FeatureEncoder
+from selfdistill.models.conv import ConvStack
 from selfdistill.types import Masks, Tokens
 
 Count = TypeVar("Count", int, Tensor)
@@ -65,54 +71,37 @@ class LocalFeatures(nn.Module):
         return self.projection(self.norm(self.convs(waveform[..., None])))
 
 
-class ConvPositions(nn.Module):
-    """Grouped convolutions over time whose output is added to the features.
-
-    Padded frames are cleared before each convolution, so that a row's result does not depend on
-    what it is batched with; ``leak_padding`` clears them before the first only, as fairseq did.
-    """
-
-    def __init__(self, config: AudioEncoderConfig, width: int, leak_padding: bool) -> None:
-        super().__init__()
-        kernel = max(3, config.position_width // config.position_depth)
-        self.leak_padding = leak_padding
-        self.convs = nn.ModuleList(
-            nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=config.position_groups)
-            for _ in range(config.position_depth)
-        )
-
-    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Positions [B, T, D] of features [B, T, D], which must be 0 where padded."""
-        length = x.shape[1]
-        for number, conv in enumerate(self.convs):
-            if padding is not None and number and not self.leak_padding:
-                x = x.masked_fill(padding[..., None], 0.0)
-            # an even kernel gives one frame too many
-            x = conv(x.mT).mT[:, :length]
-            x = F.gelu(F.layer_norm(x, x.shape[-1:]))
-        return x
-
-
 class AudioEncoder(FeatureEncoder):
-    """Waveform float [B, L] at 16 kHz to normed frames with positions."""
+    """Waveform float [B, L] to normed frames with positions.
+
+    Positions are grouped convolutions over time whose output is added to the features.
+    """
 
     local: LocalFeatures
 
-    def __init__(
-        self,
-        config: AudioEncoderConfig,
-        model: ModelConfig,
-        audio: AudioInputConfig,
-        compat: CompatConfig,
-    ) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.conv_layers = [list(layer) for layer in config.conv_layers]
-        self.local = LocalFeatures(config, model.width)
-        self.input_dropout = nn.Dropout(config.input_dropout)
-        self.mask_token = nn.Parameter(torch.rand(model.width))
-        self.positions = ConvPositions(config, model.width, compat.padding_in_positions)
-        self.norm = nn.LayerNorm(model.width, eps=1e-5)
-        self.dropout = nn.Dropout(model.dropout)
+        encoder, width = config.encoder, config.model.width
+        self.compat = config.compat
+        self.conv_layers = [list(layer) for layer in encoder.conv_layers]
+        self.local = LocalFeatures(encoder, width)
+        self.input_dropout = nn.Dropout(encoder.input_dropout)
+        if config.strategy == "dense":
+            self.mask_token = nn.Parameter(torch.rand(width))
+        kernel = max(3, encoder.position_width // encoder.position_depth)
+        widths = [width] * (encoder.position_depth + 1)
+        self.positions = ConvStack(widths, kernel, encoder.position_groups, residual=False)
+        self.norm = nn.LayerNorm(width, eps=config.model.norm_eps)
+        self.dropout = nn.Dropout(config.model.dropout)
+        depth = encoder.prenet_depth + config.model.depth
+        self.alibi = Alibi(encoder, config.model.heads, depth) if encoder.alibi else None
+
+    @property
+    def mask_vector(self) -> Tensor:
+        """Frames that are dropped are silent to the positions of the others."""
+        if hasattr(self, "mask_token"):
+            return self.mask_token
+        return self.local.projection.weight.new_zeros(())
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         x = self.local(inputs)
@@ -122,12 +111,30 @@ class AudioEncoder(FeatureEncoder):
         return Tokens(x, torch.arange(x.shape[1], device=x.device) >= frames[:, None])
 
     def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
-        x = self.input_dropout(tokens.x)
-        return Tokens(torch.where(masks.masked[..., None], self.mask_token, x), tokens.padding)
+        return super().fill(replace(tokens, x=self.input_dropout(tokens.x)), masks)
 
-    def contextualise(self, tokens: Tokens) -> Tokens:
-        x, padding = tokens.x, tokens.padding
-        if padding is not None:
-            x = x.masked_fill(padding[..., None], 0.0)
-        x = self.norm(x + self.positions(x, padding))
-        return Tokens(self.dropout(x), padding)
+    def keep(self, tokens: Tokens, masks: Masks) -> Tokens:
+        tokens = self._clear(replace(tokens, x=self.input_dropout(tokens.x)))
+        kept = masks.keep(tokens)
+        positions = self._positions(super().fill(tokens, masks))  # of the masked sequence
+        return replace(kept, x=kept.x + masks.keep(positions).x)
+
+    def locate(self, tokens: Tokens) -> Tokens:
+        tokens = self._clear(tokens)
+        return replace(tokens, x=tokens.x + self._positions(tokens).x)
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        return replace(tokens, x=self.dropout(self.norm(tokens.x)))
+
+    def attention_biases(self, places: Tensor) -> Sequence[Tensor]:
+        return () if self.alibi is None else self.alibi(places)
+
+    def _clear(self, tokens: Tokens) -> Tokens:
+        if tokens.padding is None or self.compat.padding_in_features:
+            return tokens
+        return replace(tokens, x=tokens.x.masked_fill(tokens.padding[..., None], 0.0))
+
+    def _positions(self, tokens: Tokens) -> Tokens:
+        leak = self.compat.padding_in_positions or self.compat.padding_in_features
+        x = self.positions(tokens.x, None if leak else tokens.padding)
+        return Tokens(x, tokens.padding)

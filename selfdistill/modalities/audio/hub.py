@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import block_names
@@ -13,9 +16,10 @@ from selfdistill.renaming import weight_and_bias
 
 ARCHITECTURE = "Data2VecAudioModel"
 CONVS = "feature_extractor.conv_layers.{}"
+MASK_VECTOR = "masked_spec_embed"
 
 NAMES = [
-    ("encoder.mask_token", "masked_spec_embed"),
+    ("encoder.mask_token", MASK_VECTOR),
     *weight_and_bias("encoder.local.convs.{}.conv", f"{CONVS}.conv"),
     *weight_and_bias("encoder.local.convs.{}.norm", f"{CONVS}.layer_norm"),
     *weight_and_bias("encoder.local.norm", "feature_projection.layer_norm"),
@@ -37,7 +41,8 @@ NAMES = [
 
 
 def config_fields(config: RunConfig) -> dict[str, Any]:
-    hold(config, ARCHITECTURE, POST_NORM)
+    own = {"encoder.alibi": False, "encoder.prenet_depth": 0}
+    hold(config, ARCHITECTURE, POST_NORM | own)
     encoder, model = config.encoder, config.model
     channels, kernels, strides = (list(part) for part in zip(*encoder.conv_layers, strict=True))
     return {
@@ -99,6 +104,11 @@ def sections(
     }
 
 
+def constants(config: RunConfig) -> dict[str, Tensor]:
+    """Frames that a student does not see are zero to the positions of the others."""
+    return {MASK_VECTOR: torch.zeros(config.model.width)} if config.strategy == "visible" else {}
+
+
 def processor_files(config: RunConfig, companions: Path) -> dict[str, str]:
     fields = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -141,7 +151,7 @@ HUB = HubFormat(
     dropped={},
     optional=("encoder.mask_token",),
     ignored=(),
-    constants=lambda config: {},
+    constants=constants,
     config=config_fields,
     sections=sections,
     processor=processor_files,

@@ -14,16 +14,16 @@ from selfdistill.modalities.fairseq import (
 )
 from selfdistill.renaming import weight_and_bias
 
-CONVS = "student.encoder.local.convs.{}"
+CONVS = "encoder.local.convs.{}"
 
 NAMES = [
-    ("student.encoder.mask_token", "mask_emb"),
+    ("encoder.mask_token", "mask_emb"),
     *weight_and_bias(f"{CONVS}.conv", "feature_extractor.conv_layers.{}.0"),
     *weight_and_bias(f"{CONVS}.norm", "feature_extractor.conv_layers.{}.2.1"),
-    *weight_and_bias("student.encoder.local.norm", "layer_norm"),
-    *weight_and_bias("student.encoder.local.projection", "post_extract_proj"),
-    *weight_and_bias("student.encoder.positions.convs.{}", "encoder.pos_conv.{}.0"),
-    *weight_and_bias("student.encoder.norm", "encoder.layer_norm"),
+    *weight_and_bias("encoder.local.norm", "layer_norm"),
+    *weight_and_bias("encoder.local.projection", "post_extract_proj"),
+    *weight_and_bias("encoder.positions.convs.{}", "encoder.pos_conv.{}.0"),
+    *weight_and_bias("encoder.norm", "encoder.layer_norm"),
     *layer_names("encoder."),
     *weight_and_bias("head.0", "final_proj"),
 ]
@@ -90,7 +90,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
 ORIGINAL = OriginalFormat(
     marker="post_extract_proj.weight",
     names=NAMES,
-    teacher_prefix="encoder.",
+    teacher_prefixes=("encoder.",),
     ignored=("_ema*",),
     sections=sections,
 )

@@ -1,10 +1,11 @@
-"""Images: patches, relative positions, block masks."""
+"""Images: patches, positions, masks of blocks."""
 
 from collections.abc import Sequence
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
-from selfdistill.modalities.base import Modality
+from selfdistill.masking import masked_count
+from selfdistill.modalities.base import Modality, check_share
 from selfdistill.modalities.image.config import (
     ImageEncoderConfig,
     ImageInputConfig,
@@ -14,6 +15,7 @@ from selfdistill.modalities.image.data import ImagePipeline
 from selfdistill.modalities.image.encoder import ImageEncoder
 from selfdistill.modalities.image.hub import HUB
 from selfdistill.modalities.image.original import ORIGINAL
+from selfdistill.modalities.image.original_2 import ORIGINAL_2
 
 
 def check(config: RunConfig) -> None:
@@ -37,11 +39,52 @@ def check(config: RunConfig) -> None:
             f"input.size: {size} must be a height and a width that are multiples of "
             f"encoder.patch_size {patch}"
         )
-    patches = size[0] // patch * (size[1] // patch)
-    if not 0 < config.mask.num_patches < patches:
+    _check_masks(config, (size[0] // patch, size[1] // patch))
+    _check_positions(config)
+
+
+def _check_masks(config: RunConfig, grid: tuple[int, int]) -> None:
+    mask, patches = config.mask, grid[0] * grid[1]
+    if mask.kind == "blocks":
+        if not 0 < mask.num_patches < patches:
+            raise UserError(
+                f"mask.num_patches: {mask.num_patches} of {patches} patches; the mask must "
+                f"leave something to see: choose 1 to {patches - 1}"
+            )
+        return
+    check_share(mask.mask_prob)
+    if not 1 <= mask.mask_length <= min(grid):
         raise UserError(
-            f"mask.num_patches: {config.mask.num_patches} of {patches} patches; the mask must "
-            f"leave something to see: choose 1 to {patches - 1}"
+            f"mask.mask_length: squares of {mask.mask_length} patches do not fit a grid of "
+            f"{grid[0]} x {grid[1]}; choose 1 to {min(grid)}"
+        )
+    masked = masked_count(patches, mask.mask_prob, mask.inverse_mask)
+    if not 0 < masked < patches:
+        raise UserError(
+            f"mask.mask_prob: {mask.mask_prob} would mask {masked} of {patches} patches; the mask "
+            "must leave something to see and something to predict"
+        )
+
+
+def _check_positions(config: RunConfig) -> None:
+    encoder, width = config.encoder, config.model.width
+    if config.strategy == "visible" and config.input.size[0] != config.input.size[1]:
+        raise UserError(
+            f"input.size: {list(config.input.size)} gives a grid that is not square, which the "
+            "decoder of strategy=visible needs; choose equal sides, or strategy=dense"
+        )
+    if encoder.positions == "sincos" and width % 4:
+        raise UserError(
+            f"model.width: {width} must be a multiple of 4 for encoder.positions=sincos"
+        )
+    if encoder.num_extra_tokens < 0:
+        raise UserError(
+            f"encoder.num_extra_tokens: {encoder.num_extra_tokens} must not be negative"
+        )
+    if "relative" in encoder.positions and encoder.num_extra_tokens > 1:
+        raise UserError(
+            f"encoder.num_extra_tokens: {encoder.num_extra_tokens} is more than the one that "
+            f"encoder.positions={encoder.positions} has a place for; choose 1 or 0"
         )
 
 
@@ -56,7 +99,7 @@ MODALITY = Modality(
     input_config=ImageInputConfig,
     build_encoder=ImageEncoder,
     build_pipeline=ImagePipeline,
-    original=ORIGINAL,
+    originals=(ORIGINAL, ORIGINAL_2),
     hub=HUB,
     architecture=("size",),
     check=check,

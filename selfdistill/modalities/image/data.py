@@ -15,7 +15,7 @@ from torch import nn
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
-from selfdistill.masking import block_masks
+from selfdistill.masking import block_masks, clone_keys, painted_squares
 from selfdistill.types import Batch, Masks
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -122,18 +122,31 @@ class ImagePipeline(InputPipeline):
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
     ) -> Batch:
-        masks = None
-        if mask_keys is not None:
-            blocks = block_masks(
-                mask_keys,
-                self.grid,
-                count=self.mask.num_patches,
-                min_block=self.mask.min_block,
-                max_block=self.mask.max_block or None,
-                min_aspect=self.mask.min_aspect,
-            )
-            masks = Masks.from_bool(blocks.reshape(len(examples), -1))
+        masks = None if mask_keys is None else self._masks(mask_keys)
         return Batch(torch.from_numpy(np.stack(examples)), masks=masks, keys=keys)
+
+    def _masks(self, keys: np.ndarray) -> Masks:
+        mask = self.mask
+        keys = clone_keys(keys, mask.num_masks)
+        if mask.kind == "squares":
+            masked = painted_squares(
+                keys,
+                self.grid,
+                prob=mask.mask_prob,
+                length=mask.mask_length,
+                adjust=mask.mask_prob_adjust,
+                inverse=mask.inverse_mask,
+            )
+        else:
+            masked = block_masks(
+                keys,
+                self.grid,
+                count=mask.num_patches,
+                min_block=mask.min_block,
+                max_block=mask.max_block or None,
+                min_aspect=mask.min_aspect,
+            )
+        return Masks.from_bool(masked.reshape(len(keys), -1))
 
     def baseline(self, example: np.ndarray) -> np.ndarray:
         """The pixels; larger images are averaged down to at most 32 in height and width."""

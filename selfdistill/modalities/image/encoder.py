@@ -1,55 +1,130 @@
-"""Patch embedding, class and mask token, and the relative position bias (BEiT)."""
+"""Patch embedding, class and mask token, and positions.
+
+Source: BEiT for relative positions (data2vec 1.0, section 4.1); data2vec 2.0 (arXiv 2212.07525) has
+fixed sine-cosine positions and a norm before the blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from einops import rearrange
 from timm.layers import PatchEmbed, RelPosBias
 from torch import Tensor, nn
 
-from selfdistill.config import CompatConfig, ModelConfig
+from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
-from selfdistill.modalities.image.config import ImageEncoderConfig, ImageInputConfig
 from selfdistill.models.initialise import beit_, beit_tensor_
-from selfdistill.types import Masks, Tokens
+from selfdistill.types import Tokens
 
 
 class ImageEncoder(FeatureEncoder):
-    """Pixels [B, 3, height, width] to class token and patches, row by row."""
+    """Pixels [B, 3, height, width] to class tokens and patches, row by row."""
 
-    num_prefix_tokens = 1
+    class_token: nn.Parameter
+    mask_token: nn.Parameter
+    grid: tuple[int, int]
+    positions: Tensor | None
+    relative_bias: nn.Module | None
 
-    def __init__(
-        self,
-        config: ImageEncoderConfig,
-        model: ModelConfig,
-        image: ImageInputConfig,
-        compat: CompatConfig,
-    ) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        height, width = image.size
-        self.local = PatchEmbed((height, width), config.patch_size, 3, model.width)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, model.width))
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, model.width))
-        shared = config.relative_bias == "shared"
+        encoder, model = config.encoder, config.model
+        self.num_prefix_tokens = encoder.num_extra_tokens
+        self.local = PatchEmbed(tuple(config.input.size), encoder.patch_size, 3, model.width)
+        height, width = self.grid = self.local.grid_size
+        tokens = []
+        if encoder.num_extra_tokens:
+            self.class_token = nn.Parameter(torch.zeros(1, encoder.num_extra_tokens, model.width))
+            tokens.append(self.class_token)
+        if config.strategy == "dense":
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, model.width))
+            tokens.append(self.mask_token)
+        self.positions = self.relative_bias = None
+        if encoder.positions == "learned":
+            self.positions = nn.Parameter(torch.zeros(1, height * width, model.width))
+            beit_tensor_(self.positions)
+        elif encoder.positions == "sincos":
+            del self.positions
+            self.register_buffer("positions", sincos((height, width), model.width), False)
+        else:
+            self.relative_bias = self._build_relative_bias(config)
+        self.norm = nn.LayerNorm(model.width, model.norm_eps) if encoder.context_norm else None
+        self.dropout = nn.Dropout(model.dropout)
+        if model.initializer == "beit":
+            self.local.apply(beit_)
+            for token in tokens:
+                beit_tensor_(token)
+        else:
+            nn.init.xavier_uniform_(self.local.proj.weight.flatten(1))
+            for token in tokens:
+                nn.init.normal_(token)
+
+    def _build_relative_bias(self, config: RunConfig) -> nn.Module:
+        model, shared = config.model, config.encoder.positions == "relative"
         biases = [
-            RelPosBias(self.local.grid_size, model.heads, prefix_tokens=1)
-            for _ in range(1 if shared else model.depth)
+            RelPosBias(self.grid, model.heads, prefix_tokens=self.num_prefix_tokens)
+            for _ in range(1 if shared else config.encoder.prenet_depth + model.depth)
         ]
         for bias in biases:
             nn.init.zeros_(bias.relative_position_bias_table)
-        self.relative_bias = biases[0] if shared else nn.ModuleList(biases)
-        self.local.apply(beit_)
-        beit_tensor_(self.class_token)
-        beit_tensor_(self.mask_token)
+        return biases[0] if shared else nn.ModuleList(biases)
+
+    @property
+    def mask_vector(self) -> Tensor:
+        return self.mask_token
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         return Tokens(self.local(inputs))
 
-    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
-        return Tokens(torch.where(masks.masked[..., None], self.mask_token, tokens.x))
+    def locate(self, tokens: Tokens) -> Tokens:
+        if self.positions is None:
+            return tokens
+        return replace(tokens, x=tokens.x + self.positions)
 
-    def contextualise(self, tokens: Tokens) -> Tokens:
-        first = self.class_token.expand(len(tokens.x), -1, -1)
-        return Tokens(torch.cat([first.to(tokens.x.dtype), tokens.x], dim=1))
+    def enter(self, tokens: Tokens) -> Tokens:
+        prefix = self.num_prefix_tokens
+        x = tokens.x
+        if prefix:
+            first = self.class_token.expand(len(x), -1, -1)
+            x = torch.cat([first.to(x.dtype), x], dim=1)
+        if self.norm is not None:
+            x = self.norm(x)
+        padding = tokens.padding
+        if padding is not None:
+            padding = nn.functional.pad(padding, (prefix, 0), value=False)
+        return replace(tokens, x=self.dropout(x), padding=padding)
 
-    def attention_bias(self) -> Tensor:
-        biases = (part for part in self.relative_bias.modules() if isinstance(part, RelPosBias))
-        return torch.cat([bias.get_bias() for bias in biases])
+    def attention_biases(self, places: Tensor) -> Sequence[Tensor]:
+        if self.relative_bias is None:
+            return ()
+        prefix = self.num_prefix_tokens
+        rows = nn.functional.pad(places + prefix, (prefix, 0))
+        rows[:, :prefix] = torch.arange(prefix, device=rows.device)
+        return [
+            self._relative(part, rows)
+            for part in self.relative_bias.modules()
+            if isinstance(part, RelPosBias)
+        ]
+
+    def _relative(self, bias: RelPosBias, rows: Tensor) -> Tensor:
+        """[B, V] token numbers to [B, H, V, V], looked up for these tokens only."""
+        size = bias.window_area + self.num_prefix_tokens
+        index = bias.get_buffer("relative_position_index").view(size, size)
+        pairs = index[rows[:, :, None], rows[:, None, :]]
+        logits = nn.functional.embedding(pairs, bias.relative_position_bias_table)
+        return rearrange(logits, "b i j h -> b h i j")
+
+
+def sincos(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed positions float32 [1, T, D]: half of the channels tell the column, half the row.
+
+    Each half is sines and cosines of the place times 10000^(-j / (D / 4)), j = 0 .. D / 4 - 1.
+    """
+    quarter = width // 4
+    frequency = 10_000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij"
+    )
+    angles = [place.flatten()[:, None] * frequency for place in (columns, rows)]
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()[None]

@@ -5,21 +5,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import BLOCK, block_names
 from selfdistill.modalities.hub import block_fields, block_section, hold, require
+from selfdistill.modalities.image.encoder import sincos
 from selfdistill.renaming import weight_and_bias
 
 ARCHITECTURE = "Data2VecVisionModel"
 LAYER = "encoder.layer.{}"
 TABLE = "relative_position_bias_table"
 BICUBIC = 3
+CLASS, MASK = "embeddings.cls_token", "embeddings.mask_token"
+POSITIONS = "embeddings.position_embeddings"
 
 NAMES = [
-    ("encoder.class_token", "embeddings.cls_token"),
-    ("encoder.mask_token", "embeddings.mask_token"),
+    ("encoder.class_token", CLASS),
+    ("encoder.mask_token", MASK),
+    ("encoder.positions", POSITIONS),
     *weight_and_bias("encoder.local.proj", "embeddings.patch_embeddings.projection"),
     (f"encoder.relative_bias.{TABLE}", f"encoder.relative_position_bias.{TABLE}"),
     (
@@ -48,15 +55,24 @@ NAMES = [
 ]
 
 
+WANTED = {
+    "model.norm_order": "pre",
+    "model.key_bias": False,
+    "encoder.context_norm": False,
+    "encoder.prenet_depth": 0,
+    "encoder.num_extra_tokens": 1,
+}
+
+
 def config_fields(config: RunConfig) -> dict[str, Any]:
-    hold(config, ARCHITECTURE, {"model.norm_order": "pre", "model.key_bias": False})
+    hold(config, ARCHITECTURE, WANTED)
     height, width = config.input.size
     if height != width:
         raise UserError(
-            f"{ARCHITECTURE} cannot hold input.size={[height, width]}, because it swaps the axes "
-            "of the relative positions; pretrain on square images to export"
+            f"{ARCHITECTURE} cannot hold input.size={[height, width]}, because it takes the grid "
+            "of positions to be square; pretrain on square images to export"
         )
-    model = config.model
+    model, positions = config.model, config.encoder.positions
     return {
         **block_fields(config),
         "hidden_dropout_prob": model.dropout,
@@ -67,9 +83,9 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
         "patch_size": config.encoder.patch_size,
         "num_channels": 3,
         "use_mask_token": True,
-        "use_absolute_position_embeddings": False,
-        "use_relative_position_bias": config.encoder.relative_bias == "block",
-        "use_shared_relative_position_bias": config.encoder.relative_bias == "shared",
+        "use_absolute_position_embeddings": positions in ("learned", "sincos"),
+        "use_relative_position_bias": positions == "block_relative",
+        "use_shared_relative_position_bias": positions == "relative",
         "use_mean_pooling": True,
         "out_indices": segmentation_layers(model.depth),
     }
@@ -85,13 +101,7 @@ def segmentation_layers(depth: int) -> list[int]:
 def sections(
     theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
 ) -> dict[str, dict[str, Any]]:
-    require(theirs, {"use_absolute_position_embeddings": False, "num_channels": 3})
-    by_block = theirs["use_relative_position_bias"]
-    if by_block == theirs["use_shared_relative_position_bias"]:
-        raise UserError(
-            f"config.json: use_relative_position_bias and use_shared_relative_position_bias are "
-            f"both {by_block}; only weights with one of them can be read"
-        )
+    require(theirs, {"num_channels": 3})
     size, patch = theirs["image_size"], theirs["patch_size"]
     for key, value in (("image_size", size), ("patch_size", patch)):
         if not isinstance(value, int):
@@ -102,7 +112,7 @@ def sections(
         if key in processor
     }
     return {
-        "encoder": {"patch_size": patch, "relative_bias": "block" if by_block else "shared"},
+        "encoder": {"patch_size": patch, "positions": _positions(theirs)},
         "mask": {"num_patches": max(1, (size // patch) ** 2 // 2)},
         "model": {
             **block_section(theirs),
@@ -116,6 +126,49 @@ def sections(
         },
         "input": {"size": [size, size], **images},
     }
+
+
+def _positions(theirs: Mapping[str, Any]) -> str:
+    kinds = {
+        "use_absolute_position_embeddings": "learned",
+        "use_relative_position_bias": "block_relative",
+        "use_shared_relative_position_bias": "relative",
+    }
+    found = [field for field in kinds if theirs.get(field)]
+    if len(found) != 1:
+        raise UserError(
+            f"config.json: exactly one of {', '.join(kinds)} must be true for weights to be read, "
+            f"found {' and '.join(found) or 'none'}"
+        )
+    return kinds[found[0]]
+
+
+def constants(config: RunConfig) -> dict[str, Tensor]:
+    """What runs without a mask vector or with fixed positions have no parameters for."""
+    width, side = config.model.width, config.input.size[0] // config.encoder.patch_size
+    found = {}
+    if config.strategy == "visible":
+        found[MASK] = torch.zeros(1, 1, width)
+    if config.encoder.positions == "sincos":
+        found[POSITIONS] = sincos((side, side), width)
+    return found
+
+
+def fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The class token has a position of its own there; ours has it in the token."""
+    found = dict(tensors)
+    if {CLASS, POSITIONS} <= found.keys() and found[POSITIONS].ndim == 3:
+        found[CLASS] = found[CLASS] + found[POSITIONS][:, :1]
+        found[POSITIONS] = found[POSITIONS][:, 1:]
+    return found
+
+
+def unfold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Positions with one of zeros for the class token in front."""
+    found = dict(tensors)
+    if POSITIONS in found:
+        found[POSITIONS] = torch.nn.functional.pad(found[POSITIONS], (0, 0, 1, 0))
+    return found
 
 
 def processor_files(config: RunConfig, companions: Path) -> dict[str, str]:
@@ -157,7 +210,9 @@ HUB = HubFormat(
     },
     optional=("encoder.mask_token",),
     ignored=("*relative_position_index", "pooler.layernorm.*"),
-    constants=lambda config: {},
+    constants=constants,
+    fold=fold,
+    unfold=unfold,
     config=config_fields,
     sections=sections,
     processor=processor_files,

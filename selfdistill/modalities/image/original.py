@@ -6,14 +6,14 @@ from typing import Any
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.renaming import weight_and_bias
 
-BLOCK, THEIRS = "student.trunk.blocks.{}", "blocks.{}"
+BLOCK, THEIRS = "trunk.blocks.{}", "blocks.{}"
 
 NAMES = [
-    ("student.encoder.class_token", "cls_token"),
-    ("student.encoder.mask_token", "mask_token"),
-    *weight_and_bias("student.encoder.local.proj", "patch_embed.proj"),
+    ("encoder.class_token", "cls_token"),
+    ("encoder.mask_token", "mask_token"),
+    *weight_and_bias("encoder.local.proj", "patch_embed.proj"),
     (
-        "student.encoder.relative_bias.relative_position_bias_table",
+        "encoder.relative_bias.relative_position_bias_table",
         "rel_pos_bias.relative_position_bias_table",
     ),
     (f"{BLOCK}.attention.qkv.weight", f"{THEIRS}.attn.qkv.weight"),
@@ -26,7 +26,7 @@ NAMES = [
     *weight_and_bias(f"{BLOCK}.norm2", f"{THEIRS}.norm2"),
     *weight_and_bias(f"{BLOCK}.mlp.fc1", f"{THEIRS}.mlp.fc1"),
     *weight_and_bias(f"{BLOCK}.mlp.fc2", f"{THEIRS}.mlp.fc2"),
-    *weight_and_bias("student.trunk.norm", "norm"),
+    *weight_and_bias("trunk.norm", "norm"),
     *weight_and_bias("head.0", "lm_head"),
 ]
 
@@ -74,7 +74,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
             "ema_decay": config["ema_decay_init"],
             "ema_end_decay": config["ema_decay"],
             "ema_anneal_end_step": config["ema_start_at"],
-            "own_local_encoder": True,
+            "scope": "all",
         },
     }
 
@@ -82,7 +82,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
 ORIGINAL = OriginalFormat(
     marker="rel_pos_bias.relative_position_bias_table",
     names=NAMES,
-    teacher_prefix="",
+    teacher_prefixes=("",),
     ignored=("*relative_position_index",),
     sections=sections,
 )

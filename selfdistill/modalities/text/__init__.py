@@ -8,6 +8,7 @@ from selfdistill.modalities.text.data import TextPipeline, prepare
 from selfdistill.modalities.text.encoder import TextEncoder
 from selfdistill.modalities.text.hub import HUB, attach, companions
 from selfdistill.modalities.text.original import ORIGINAL
+from selfdistill.modalities.text.original_2 import ORIGINAL_2
 
 
 def check(config: RunConfig) -> None:
@@ -23,6 +24,16 @@ def check(config: RunConfig) -> None:
             f"{config.encoder.vocab_size}"
         )
     check_spans(config.mask.mask_prob, config.mask.mask_length)
+    if config.compat.masked_only_teacher and config.teacher.scope != "all":
+        raise UserError(
+            f"teacher.scope: {config.teacher.scope}, but with compat.masked_only_teacher the "
+            "teacher's input is its own; choose all"
+        )
+    if config.compat.masked_only_teacher and config.mask.num_masks > 1:
+        raise UserError(
+            f"mask.num_masks: {config.mask.num_masks}, but with compat.masked_only_teacher the "
+            "teacher's input depends on the mask; choose 1"
+        )
 
 
 MODALITY = Modality(
@@ -32,7 +43,7 @@ MODALITY = Modality(
     input_config=TextInputConfig,
     build_encoder=TextEncoder,
     build_pipeline=TextPipeline,
-    original=ORIGINAL,
+    originals=(ORIGINAL, ORIGINAL_2),
     hub=HUB,
     architecture=("max_tokens",),
     companions=companions,

@@ -13,7 +13,7 @@ from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, resolve
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
-from selfdistill.masking import span_masks
+from selfdistill.masking import clone_keys, random_tokens, span_masks
 from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
@@ -96,19 +96,10 @@ class TextPipeline(InputPipeline):
         inputs = np.full((len(examples), lengths.max()), PAD_ID, dtype=np.int64)
         for row, example in zip(inputs, examples, strict=True):
             row[: len(example)] = example
-        masks, teacher_inputs = None, None
-        if mask_keys is not None:
-            masked = span_masks(
-                mask_keys,
-                lengths,
-                int(lengths.max()),
-                prob=self.mask.mask_prob,
-                length=self.mask.mask_length,
-                cut_at_end=True,
-            )
-            masks = Masks.from_bool(masked)
-            if self.masked_only_teacher:
-                teacher_inputs = torch.from_numpy(np.where(masked, inputs, PAD_ID))
+        masks = None if mask_keys is None else self._masks(lengths, mask_keys)
+        teacher_inputs = None
+        if self.masked_only_teacher and masks is not None:
+            teacher_inputs = torch.from_numpy(np.where(masks.masked, inputs, PAD_ID))
         padded = self.masked_only_teacher or bool((lengths < lengths.max()).any())
         return Batch(
             torch.from_numpy(inputs),
@@ -117,6 +108,17 @@ class TextPipeline(InputPipeline):
             teacher_inputs,
             keys,
         )
+
+    def _masks(self, lengths: np.ndarray, keys: np.ndarray) -> Masks:
+        mask, total = self.mask, int(lengths.max())
+        keys, lengths = clone_keys(keys, mask.num_masks), lengths.repeat(mask.num_masks)
+        if mask.kind == "tokens":
+            masked = random_tokens(keys, lengths, total, prob=mask.mask_prob)
+        else:
+            masked = span_masks(
+                keys, lengths, total, prob=mask.mask_prob, length=mask.mask_length, cut_at_end=True
+            )
+        return Masks.from_bool(masked, np.arange(total) < lengths[:, None])
 
     def baseline(self, example: np.ndarray) -> np.ndarray:
         """Bag of tokens, [vocabulary]: their shares in the passage."""

@@ -1,14 +1,15 @@
 """Token and learned position embeddings (RoBERTa's layout, as data2vec 1.0 has it)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from selfdistill.config import CompatConfig, ModelConfig
+from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
-from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig
 from selfdistill.modalities.text.tokenizer import PAD_ID
 from selfdistill.models.initialise import bert_
-from selfdistill.types import Masks, Tokens
+from selfdistill.types import Tokens
 
 
 class TextEncoder(FeatureEncoder):
@@ -20,38 +21,43 @@ class TextEncoder(FeatureEncoder):
 
     local: nn.Embedding
 
-    def __init__(
-        self,
-        config: TextEncoderConfig,
-        model: ModelConfig,
-        text: TextInputConfig,
-        compat: CompatConfig,
-    ) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.mask_id = config.mask_id
-        self.local = nn.Embedding(config.vocab_size, model.width, padding_idx=PAD_ID)
-        rows = text.max_tokens + PAD_ID + 1
-        self.positions = nn.Embedding(rows, model.width, padding_idx=PAD_ID)
-        self.norm = nn.LayerNorm(model.width, eps=1e-5)
-        self.dropout = nn.Dropout(model.dropout)
+        encoder, width = config.encoder, config.model.width
+        self.mask_id = encoder.mask_id
+        self.clears_padding = not config.compat.padding_in_features
+        self.local = nn.Embedding(encoder.vocab_size, width, padding_idx=PAD_ID)
+        rows = config.input.max_tokens + PAD_ID + 1
+        self.positions = nn.Embedding(rows, width, padding_idx=PAD_ID)
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.context_norm = (
+            nn.LayerNorm(width, config.model.norm_eps) if encoder.context_norm else None
+        )
+        self.dropout = nn.Dropout(config.model.dropout)
         self.apply(bert_)
+
+    @property
+    def mask_vector(self) -> Tensor:
+        return self.local.weight[self.mask_id]
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         """Without ``lengths`` there is no padding; with them, every PAD_ID is padding."""
         return Tokens(self.local(inputs), None if lengths is None else inputs.eq(PAD_ID))
 
-    def fill(self, tokens: Tokens, masks: Masks) -> Tokens:
-        mask_token = self.local.weight[self.mask_id]
-        return Tokens(torch.where(masks.masked[..., None], mask_token, tokens.x), tokens.padding)
-
-    def contextualise(self, tokens: Tokens) -> Tokens:
+    def locate(self, tokens: Tokens) -> Tokens:
         batch, length, _ = tokens.x.shape
         if tokens.padding is None:
             ids = torch.arange(length, device=tokens.x.device).expand(batch, -1) + PAD_ID + 1
         else:
             real = (~tokens.padding).long()
             ids = real.cumsum(dim=1) * real + PAD_ID
-        x = self.dropout(self.norm(tokens.x + self.positions(ids)))
-        if tokens.padding is not None:
+        return replace(tokens, x=tokens.x + self.positions(ids))
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        x = self.norm(tokens.x)
+        if self.context_norm is not None:
+            x = self.context_norm(x)
+        x = self.dropout(x)
+        if tokens.padding is not None and self.clears_padding:
             x = x.masked_fill(tokens.padding[..., None], 0.0)
-        return Tokens(x, tokens.padding)
+        return replace(tokens, x=x)

@@ -50,7 +50,8 @@ NAMES = [
 
 
 def config_fields(config: RunConfig) -> dict[str, Any]:
-    hold(config, ARCHITECTURE, POST_NORM)
+    own = {"encoder.context_norm": False, "encoder.prenet_depth": 0}
+    hold(config, ARCHITECTURE, POST_NORM | own)
     return {
         **block_fields(config),
         "vocab_size": config.encoder.vocab_size,

@@ -15,9 +15,9 @@ from selfdistill.renaming import weight_and_bias
 PREFIX = "encoder.sentence_encoder."
 
 NAMES = [
-    ("student.encoder.local.weight", f"{PREFIX}embed_tokens.weight"),
-    ("student.encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
-    *weight_and_bias("student.encoder.norm", f"{PREFIX}layernorm_embedding"),
+    ("encoder.local.weight", f"{PREFIX}embed_tokens.weight"),
+    ("encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
+    *weight_and_bias("encoder.norm", f"{PREFIX}layernorm_embedding"),
     *layer_names(PREFIX),
     *weight_and_bias("head.{}", "encoder.regression_head.{}"),
 ]
@@ -53,7 +53,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "teacher": {
             **ema_section(config),
-            "own_local_encoder": True,
+            "scope": "all",
             "copied": ["encoder.local", "encoder.positions", "encoder.norm"]
             if config["ema_transformer_layers_only"]
             else [],
@@ -64,7 +64,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
 ORIGINAL = OriginalFormat(
     marker=f"{PREFIX}embed_tokens.weight",
     names=NAMES,
-    teacher_prefix=PREFIX,
+    teacher_prefixes=(PREFIX,),
     ignored=("_ema*", "*.version"),
     sections=sections,
 )

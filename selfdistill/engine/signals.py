@@ -1,0 +1,43 @@
+"""Signals that ask a run to stop."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+SAME_SIGNAL_SECONDS = 1.0
+
+
+class StopSignal:
+    """The first signal that asked the run to stop; a second one ends the program at once.
+
+    A launcher passes on the signal that the whole group had already, so that one which follows
+    within ``SAME_SIGNAL_SECONDS`` is the same request.
+
+    Attributes:
+        number: of the signal; 0: none came.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Note signals inside instead of dying of them."""
+        before = {}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            before[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > SAME_SIGNAL_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

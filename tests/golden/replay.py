@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from recorded import FAIRSEQ, Recording, State, recording
+from recording import FAIRSEQ, Recording, State, recording
 from torch import Tensor
 
 from selfdistill.engine.optim import build_optimizer

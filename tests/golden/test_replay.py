@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import recorded
+import recording
 import replay
 import torch
 from safetensors import safe_open
@@ -70,13 +70,13 @@ def test_the_original_is_reproduced(path: Path) -> None:
 def test_a_wrong_setting_is_found_out(
     name: str, section: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = recorded.original_config
+    right = recording.original_config
 
     def wrong(*args: Any) -> Any:
         config = right(*args)
         return replace(config, **{section: replace(getattr(config, section), **changes)})
 
-    monkeypatch.setattr(recorded, "original_config", wrong)
+    monkeypatch.setattr(recording, "original_config", wrong)
     assert replay_file(name) == 1
 
 

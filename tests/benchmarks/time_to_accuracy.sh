@@ -1,7 +1,8 @@
 #!/bin/sh
 # Both strategies on the shipped samples, one after the other and again with the next seed, and
 # their curves: tests/benchmarks/time_to_accuracy.sh image [SEED ...]
-# The machine should have nothing else to do.
+# The machine should have nothing else to do. With OMP_NUM_THREADS=1 and taskset, one modality can
+# run on each core.
 set -e
 modality=$1
 shift
@@ -12,9 +13,9 @@ for seed in "$@"; do
     config=configs/$modality/sample.yaml
     [ $strategy = dense ] || config=configs/$modality/sample_visible.yaml
     run=runs/time/$modality-$strategy-$seed
-    # about twenty points on each curve; evaluations are not counted as training
+    # evaluations are not counted as training
     steps=$(sed -n 's/^  steps: //p' $config)
-    selfdistill pretrain $config seed=$seed run_dir=$run eval.every=$((steps / 20))
+    selfdistill pretrain $config seed=$seed run_dir=$run data.workers=0 eval.every=$((steps / 8))
     runs="$runs $run"
   done
 done

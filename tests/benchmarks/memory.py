@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--batch", type=int, default=2)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     rows: dict[str, list[float]] = {}
     for strategy in ("dense", "visible"):
         rows[strategy] = []

@@ -263,7 +263,12 @@ def test_recipe_has_the_published_values(file: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "processes", "samples", "clip_seconds"),
-    [(LIBRISPEECH, 16, 3_800_000, 12.3), (AUDIOSET, 24, 3_400_000, 10.0)],
+    [
+        (LIBRISPEECH, 16, 3_800_000, 12.3),
+        (AUDIOSET, 24, 3_400_000, 10.0),
+        ("configs/audio/data2vec2_base.yaml", 8, 1_000_000, 12.3),
+        ("configs/audio/data2vec2_large.yaml", 48, 320_000, 20.0),
+    ],
 )
 def test_audio_batch_holds_the_published_amount_of_sound(
     file: str, processes: int, samples: int, clip_seconds: float

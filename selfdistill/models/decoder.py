@@ -1,13 +1,12 @@
 """The light decoder of data2vec 2.0 (arXiv 2212.07525, section 3.2)."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from selfdistill.config import DecoderConfig
 from selfdistill.models.conv import ConvStack
 from selfdistill.models.initialise import bert_
+from selfdistill.models.projection import projection
 from selfdistill.types import Masks
 
 
@@ -38,11 +37,8 @@ class Decoder(nn.Module):
         widths = [width] + [config.width] * config.layers
         self.convs = ConvStack(widths, config.kernel, config.groups, config.residual, grid)
         inner = int(config.projection_ratio * config.width)
-        sizes = [config.width, *[inner] * (config.projection_layers - 1), width]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.GELU()]
-        self.projection = layers[0] if len(layers) == 2 else nn.Sequential(*layers[:-1])
+        layers = projection([config.width, *[inner] * (config.projection_layers - 1), width])
+        self.projection = layers if len(layers) > 1 else layers[0]
         if config.initializer == "bert":
             self.projection.apply(bert_)
 

@@ -76,11 +76,13 @@ def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
         return
     for override in overrides:
         section, _, key = override.partition("=")[0].partition(".")
-        values = [part.get(section) for part in parts.values() if isinstance(part, dict)]
-        if values and all(isinstance(value, dict) and key in value for value in values):
-            raise UserError(
-                f"{section}.{key}: every modality sets it; write modalities.NAME.{section}.{key}"
-            )
+        values = [part for part in parts.values() if isinstance(part, dict)]
+        if key:
+            values = [part.get(section) for part in values]
+        last = key or section
+        if values and all(isinstance(value, dict) and last in value for value in values):
+            name = override.partition("=")[0]
+            raise UserError(f"{name}: every modality sets it; write modalities.NAME.{name}")
 
 
 def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
@@ -91,7 +93,7 @@ def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
     return merged
 
 
-OF_A_MODALITY = (
+SECTIONS = (
     "encoder",
     "mask",
     "input",
@@ -102,7 +104,8 @@ OF_A_MODALITY = (
     "data",
     "eval",
 )
-"""Sections that each modality of a run over several may set for itself."""
+OF_A_MODALITY = ("strategy", *SECTIONS)
+"""What each modality of a run over several may set for itself."""
 SHARED = (
     "teacher.ema_decay",
     "teacher.ema_end_decay",
@@ -132,7 +135,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
         value = shared.get(section)
         if (value or {}).get(name) if name and isinstance(value, dict) else value and not name:
             raise UserError(f"{key}: belongs below modalities.NAME in a run over several")
-    for section in OF_A_MODALITY:
+    for section in SECTIONS:
         if not isinstance(shared.get(section) or {}, dict):
             raise UserError(f"{section}: {shared[section]!r} is no section; give it keys")
     parts = {name: _part(name, own, shared, sections) for name, own in several.items()}
@@ -148,6 +151,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
         encoder=None,
         mask=None,
         input=None,
+        strategy=RunConfig.strategy,
         objective=ObjectiveConfig(),
         decoder=DecoderConfig(),
         teacher=replace(first.teacher, scope=TeacherConfig.scope, copied=[]),
@@ -168,8 +172,8 @@ def _part(
         if section not in OF_A_MODALITY:
             near = difflib.get_close_matches(str(section), OF_A_MODALITY, n=1, cutoff=0.0)
             raise UserError(
-                f"modalities.{name}.{section}: a modality has no such section of its own; the "
-                f"nearest valid one is modalities.{name}.{near[0]}"
+                f"modalities.{name}.{section}: a modality has no such key of its own; the nearest "
+                f"valid one is modalities.{name}.{near[0]}"
             )
         for key in values if isinstance(values, dict) else ():
             if f"{section}.{key}" in SHARED:
@@ -263,7 +267,7 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
     given: dict[str, Any] = _lists(asdict(replace(config, modalities={})))
     if not config.modalities:
         return given
-    for key in ("modality", "encoder", "mask", "input"):
+    for key in ("modality", "strategy", "encoder", "mask", "input"):
         del given[key]
     given["modalities"] = {name: _own_sections(part) for name, part in config.modalities.items()}
     return given
@@ -271,8 +275,8 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
 
 def _own_sections(part: RunConfig) -> dict[str, Any]:
     """What a modality has for itself, of which nothing is taken from the shared sections."""
-    sections = {}
-    for name in OF_A_MODALITY:
+    sections: dict[str, Any] = {"strategy": part.strategy}
+    for name in SECTIONS:
         values = asdict(getattr(part, name))
         sections[name] = {
             key: value for key, value in values.items() if f"{name}.{key}" not in SHARED

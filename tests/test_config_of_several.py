@@ -148,7 +148,7 @@ def test_a_dumped_config_reads_back_equal(text: str, load: Load) -> None:
         # sections that a modality has not
         (
             "modalities: {text: {optm: {lr: 1.0}}}",
-            "modalities.text.optm: a modality has no such section of its own; the nearest valid",
+            "modalities.text.optm: a modality has no such key of its own; the nearest valid",
         ),
         ("modalities: {text: {optim: {lr: 1.0}}}", "modalities.text.optim: a modality has no"),
         ("modalities: {text: {model: {depth: 9}}}", "modalities.text.model: a modality has no"),
@@ -225,6 +225,19 @@ def test_one_modality_is_a_run_over_one(load: Load) -> None:
     config = load(SHARED + "modalities: {text: {data: {train: [c.tar]}}}")
     assert (config.modality, config.modalities) == ("text", {})
     assert config.data.train == ["c.tar"]
+
+
+def test_each_modality_may_have_its_own_strategy(load: Load) -> None:
+    config = load(BOTH, "strategy=visible", "modalities.text.strategy=dense")
+    assert {name: part.strategy for name, part in config.parts().items()} == {
+        "audio": "visible",
+        "text": "dense",
+    }
+    assert load(dump_config(config)) == config
+    with pytest.raises(UserError, match=r"^modalities.text: strategy: 'sparse' does not fit"):
+        load(BOTH, "modalities.text.strategy=sparse")
+    with pytest.raises(UserError, match=r"^strategy: every modality sets it; write modalities\.N"):
+        load(dump_config(config), "strategy=dense")
 
 
 def test_an_override_that_would_change_nothing_is_refused(load: Load) -> None:

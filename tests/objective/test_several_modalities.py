@@ -47,10 +47,13 @@ SHARED = {
     "objective": {"average_top_k_layers": 2},
     "decoder": {"groups": 4, "layers": 2, "mask_noise_std": 0.0},
 }
-strategies = pytest.mark.parametrize("strategy", ["dense", "visible"])
+strategies = pytest.mark.parametrize("strategy", ["dense", "visible", "text dense, else visible"])
 
 
 def config_of_all(strategy: str, own: dict[str, Any] = OWN) -> RunConfig:
+    if strategy == "text dense, else visible":
+        own = {**own, "text": {**own["text"], "strategy": "dense"}}
+        strategy = "visible"
     return build_config({**SHARED, "strategy": strategy, "modalities": own}, load_modality)
 
 

@@ -31,6 +31,7 @@ FLOORS = [
     {
         "pretrain",
         "cli",
+        "commands",
         "__main__",
         "initial_weights",
         "pretrained",

@@ -1,0 +1,41 @@
+"""``selfdistill export``."""
+
+import argparse
+from pathlib import Path
+
+from selfdistill.commands.shared import MODALITY, MODEL, Commands
+
+
+def add(commands: Commands) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a folder that transformers loads",
+        description="Write a folder that transformers loads: weights, config, processor or "
+        "tokenizer, and a model card.",
+    )
+    export.add_argument("model", metavar="MODEL", help=MODEL)
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="must not be there, or be empty"
+    )
+    export.add_argument(
+        "--modality",
+        default="",
+        metavar="NAME",
+        help=f"{MODALITY} (default: of all, in DIR/NAME)",
+    )
+    export.add_argument("--weights", choices=("student", "teacher"), default="student")
+    export.add_argument(
+        "--push",
+        default="",
+        metavar="USER/NAME",
+        help="upload the folder to the Hub, with the token of `hf auth login` or HF_TOKEN; a "
+        "repository that is made for it is public unless your account says otherwise",
+    )
+    export.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from selfdistill.export import export
+
+    lines = export(options.model, options.out, options.weights, options.push, options.modality)
+    print("\n".join(lines))

@@ -182,7 +182,18 @@ class DataConfig:
     sampling_weight: float = 1.0
     """Share of ``train.batch_size`` that a modality has in a run over several, in proportion to the
     others'."""
+    batch_length: float = 0.0
+    """Seconds of audio per step over all processes: clips of like length then come together, as
+    many as make up this length. 0: ``train.batch_size`` clips of any length. Audio only."""
     workers: int = 2
+    cache_dir: str = ""
+    """Where shards from elsewhere are kept; empty: ~/.cache/selfdistill/shards."""
+    cache_gb: float = 50.0
+    """Most that they take there, in 10^9 bytes; those used longest ago go first."""
+    timeout: float = 60.0
+    """Seconds without a byte after which a connection counts as broken."""
+    allow_pipe: bool = False
+    """Let ``data.train`` name commands, as pipe:COMMAND; each is run by a shell."""
     max_bad_share: float = 0.05
     """Stop when more than this share of the samples read is bad."""
 

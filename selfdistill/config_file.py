@@ -75,13 +75,12 @@ def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
     if not isinstance(parts, dict) or not parts:
         return
     for override in overrides:
-        section, _, key = override.partition("=")[0].partition(".")
-        values = [part for part in parts.values() if isinstance(part, dict)]
+        name = override.partition("=")[0]
+        section, _, key = name.partition(".")
+        values: list[Any] = [part for part in parts.values() if isinstance(part, dict)]
         if key:
             values = [part.get(section) for part in values]
-        last = key or section
-        if values and all(isinstance(value, dict) and last in value for value in values):
-            name = override.partition("=")[0]
+        if values and all(isinstance(v, dict) and (key or section) in v for v in values):
             raise UserError(f"{name}: every modality sets it; write modalities.NAME.{name}")
 
 
@@ -112,6 +111,10 @@ SHARED = (
     "teacher.ema_anneal_end_step",
     "guard.max_nonfinite",
     "data.workers",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.timeout",
+    "data.allow_pipe",
     "data.max_bad_share",
     "eval.every",
 )

@@ -52,6 +52,7 @@ NOT_NEGATIVE = (
     "optim.warmup_steps",
     "optim.clip_norm",
     "data.workers",
+    "data.batch_length",
     "eval.every",
 )
 POSITIVE = (
@@ -59,6 +60,8 @@ POSITIVE = (
     "objective.loss_weight",
     "decoder.projection_ratio",
     "data.sampling_weight",
+    "data.cache_gb",
+    "data.timeout",
     "optim.lr",
 )
 SHARES = (

@@ -175,6 +175,10 @@ class Modality:
         check: refuses (``UserError``) configs that cannot work, before any data is read.
         prepare: makes what the run needs from its data before the model is built (a tokenizer)
             and returns the config to go on with; called on the main process first.
+        length: a sample's members {extension: bytes} to its length in ``length_unit``, without
+            decoding it; ``BadSample`` where it has none that can be told. None: all samples are
+            equally long.
+        length_unit: such as seconds.
     """
 
     name: str
@@ -190,6 +194,8 @@ class Modality:
     attach: Callable[[RunConfig, Path], RunConfig] = lambda config, folder: config
     check: Callable[[RunConfig], None] = lambda config: None
     prepare: Callable[[RunConfig], RunConfig] = lambda config: config
+    length: Callable[[Mapping[str, bytes]], float] | None = None
+    length_unit: str = ""
 
 
 def check_share(mask_prob: float) -> None:

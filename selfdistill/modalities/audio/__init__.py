@@ -11,6 +11,7 @@ from selfdistill.modalities.audio.data import (
     MAX_RATE,
     MIN_RATE,
     AudioPipeline,
+    seconds,
     shortest_clip,
 )
 from selfdistill.modalities.audio.encoder import AudioEncoder
@@ -67,4 +68,6 @@ MODALITY = Modality(
     originals=(ORIGINAL, ORIGINAL_2),
     hub=HUB,
     check=check,
+    length=seconds,
+    length_unit="seconds",
 )

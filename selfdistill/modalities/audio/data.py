@@ -21,6 +21,7 @@ from selfdistill.types import Batch, Masks
 MAX_VALUES = 2**27
 """Values over all channels that are read of a clip, 2.3 hours at 16 kHz; the rest of a longer one
 is never used. Headers may announce any length."""
+EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3")
 MIN_RATE, MAX_RATE = 1_000, 400_000
 
 
@@ -29,10 +30,30 @@ def shortest_clip(conv_layers: Sequence[Sequence[int]]) -> int:
     return receptive_field(conv_layers) + math.prod(layer[2] for layer in conv_layers)
 
 
+def seconds(sample: Mapping[str, bytes]) -> float:
+    """Length of a clip as its header says.
+
+    Raises:
+        BadSample: it is no audio.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(_member(sample))) as file:
+            return file.frames / file.samplerate
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise BadSample("undecodable audio", str(error)) from error
+
+
+def _member(sample: Mapping[str, bytes]) -> bytes:
+    data = next(sample[e] for e in EXTENSIONS if e in sample)
+    if not data:
+        raise BadSample("empty audio")
+    return data
+
+
 class AudioPipeline(InputPipeline):
     """Examples are float32 [L] at ``input.sampling_rate``, one channel."""
 
-    extensions = ("flac", "wav", "ogg", "opus", "mp3")
+    extensions = EXTENSIONS
     baseline_name = "mean and deviation of log-mel over time"
 
     def __init__(self, config: RunConfig) -> None:
@@ -46,9 +67,7 @@ class AudioPipeline(InputPipeline):
 
     def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
         """float32 [L], mixed down and resampled, not yet cropped or normalised."""
-        data = next(sample[e] for e in self.extensions if e in sample)
-        if not data:
-            raise BadSample("empty audio")
+        data = _member(sample)
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
                 rate, most = file.samplerate, min(file.frames, MAX_VALUES // file.channels)

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -23,7 +25,7 @@ from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
 from selfdistill.hub.writer import why_not_exportable
 from selfdistill.initial_weights import InitialWeights
-from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.base import load_modality, step_size
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import checkpoint_config
 
@@ -74,9 +76,8 @@ def _accelerator(config: RunConfig) -> Accelerator:
 def _run(
     config: RunConfig, accelerator: Accelerator, run_dir: RunDir | None, must_resume: bool
 ) -> None:
-    weights = {name: part.data.sampling_weight for name, part in config.parts().items()}
     train = config.train
-    sizes = split_batch(train.batch_size, weights, train.accumulate, accelerator.num_processes)
+    sizes = _batch_sizes(config, accelerator.num_processes)
     resumed = _checkpoint_to_resume(config, must_resume)
     start = None
     with accelerator.main_process_first():
@@ -97,6 +98,7 @@ def _run(
     if resumed is not None:
         checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)
         _compare(checkpoint_config(checkpoint), config)
+        _compare_data(checkpoint.state["data"], sources)
     progress = Progress(
         train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
     )
@@ -104,7 +106,8 @@ def _run(
         run_dir.save_config(dump_config(config))
         run_dir.save_environment(config.seed)
         _announce(config, model, sources, run_dir, progress)
-    trainer = Trainer(model, config, accelerator, checkpointer, writer, progress)
+    data = {name: source.fingerprint() for name, source in sources.items()}
+    trainer = Trainer(model, config, accelerator, checkpointer, writer, progress, data)
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
         progress.log(f"resumed from {resumed}")
@@ -137,12 +140,31 @@ def _prepared(config: RunConfig) -> RunConfig:
     return replace(config, modalities=parts)
 
 
+def _batch_sizes(config: RunConfig, processes: int) -> dict[str, int]:
+    """Samples of each modality in a step; 0 where ``data.batch_length`` says how many."""
+    parts, train = config.parts(), config.train
+    by_count = {n: p.data.sampling_weight for n, p in parts.items() if not p.data.batch_length}
+    sizes = dict.fromkeys(parts, 0)
+    if by_count:
+        sizes |= split_batch(train.batch_size, by_count, train.accumulate, processes)
+    return sizes
+
+
 def _source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> Source:
     config = parts[name]
-    pipeline = load_modality(config.modality).build_pipeline(config)
+    modality = load_modality(config.modality)
+    pipeline = modality.build_pipeline(config)
     with errors_of(name, parts):
         shards = ShardSet(resolve(config.data.train), pipeline.extensions)
-    return Source(shards, pipeline, batch_size)
+        if not config.data.batch_length:
+            return Source(shards, pipeline, batch_size)
+        if modality.length is None:
+            raise UserError(
+                f"data.batch_length: {config.data.batch_length}, but samples of {name} have no "
+                "length of their own; leave it at 0"
+            )
+        lengths = np.minimum(shards.lengths(modality.length), np.float32(pipeline.longest))
+    return Source(shards, pipeline, 0, config.data.batch_length, lengths)
 
 
 def _fit(
@@ -199,6 +221,22 @@ def _compare(old: RunConfig, new: RunConfig) -> None:
         logger.warning("resumed with a changed value: %s", line)
 
 
+def _compare_data(old: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Source]) -> None:
+    """Refuse to resume with other samples: what was seen and what is to come would be mixed up."""
+    for name, source in sources.items():
+        before, now = old[name], source.fingerprint()
+        if before == now:
+            continue
+        with errors_of(name, sources):
+            raise UserError(
+                "data.train: holds {samples} samples in {shards} shards".format(**now)
+                + ", but {samples} in {shards} when the checkpoint was made".format(**before)
+                + ("" if before["samples"] != now["samples"] else ", of other sizes or lengths")
+                + "; put back what there was, or start on the new data in another run_dir with "
+                "init_from"
+            )
+
+
 def _announce(
     config: RunConfig,
     model: Data2Vec,
@@ -209,18 +247,21 @@ def _announce(
     """Say what is trained, on what, and what cannot be done with it."""
     millions = sum(p.numel() for p in model.student.parameters()) / 1e6
     total = sum(len(source.shards) for source in sources.values())
+    parts = config.parts()
+    size = step_size(config) if len(parts) == 1 else f"{config.train.batch_size} samples"
     progress.log(
         f"pretraining an encoder of {millions:.2f} M parameters for {', '.join(sources)} on "
-        f"{total} samples for {config.train.steps} steps of {config.train.batch_size}; "
+        f"{total} samples for {config.train.steps} steps of {size}; "
         f"everything is kept in {run_dir.path}"
     )
     for name, source in sources.items() if len(sources) > 1 else ():
         own = sum(p.numel() for p in model.student.encoders[name].parameters()) / 1e6
+        size = f"{source.batch_size} samples" if source.batch_size else step_size(parts[name])
         progress.log(
-            f"{name}: {len(source.shards)} samples, {source.batch_size} in each step; {own:.2f} M "
-            "parameters of its own"
+            f"{name}: {len(source.shards)} samples, {size} in each step; {own:.2f} M parameters of "
+            "its own"
         )
-    for name, part in config.parts().items():
+    for name, part in parts.items():
         if obstacle := why_not_exportable(load_modality(part.modality), part):
             which = f"the {name} encoder" if len(sources) > 1 else "this encoder"
             progress.log(f"transformers will not be able to load {which}: {obstacle}")

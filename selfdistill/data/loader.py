@@ -5,6 +5,7 @@ processes, of workers, or on where a run was interrupted. What it sees of one mo
 depend on the others either, but for their shares of the batch.
 """
 
+import hashlib
 import multiprocessing
 import os
 import re
@@ -23,6 +24,7 @@ from selfdistill.data.ledger import Bad, Loaded, MicroBatch, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
+from selfdistill.data.steps import ByCount, ByLength, StepPlan
 from selfdistill.errors import SelfdistillError, errors_of
 from selfdistill.masking import row_keys
 
@@ -39,11 +41,29 @@ class Source:
     Attributes:
         shards, pipeline: of the modality.
         batch_size: its samples per step over all processes and micro-batches.
+        batch_length: their length in place of ``batch_size``; 0: ``batch_size`` counts.
+        lengths: float32 [n], of the samples after cropping, where ``batch_length`` counts.
     """
 
     shards: ShardSet
     pipeline: InputPipeline
     batch_size: int
+    batch_length: float = 0.0
+    lengths: np.ndarray | None = None
+
+    def steps(self, order: SampleOrder, parts: int) -> StepPlan:
+        """What belongs to each step, for ``parts`` micro-batches over all processes."""
+        if self.lengths is None:
+            return ByCount(order, self.batch_size)
+        return ByLength(order, self.lengths, self.batch_length, parts)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the order of the samples depends on; plain JSON values."""
+        digest = hashlib.sha256(np.array(self.shards.sizes, np.int64).tobytes())
+        if self.lengths is not None:
+            digest.update(self.lengths.tobytes())
+        sizes = {"shards": len(self.shards.sizes), "samples": len(self.shards)}
+        return {**sizes, "sha256": digest.hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -52,22 +72,24 @@ class _Stream:
 
     source: Source
     order: SampleOrder
+    steps: StepPlan
     seed: int
 
-    def load(self, first: int, size: int) -> Loaded:
-        """The samples at positions ``first`` to ``first + size - 1``."""
-        positions = np.arange(first, first + size, dtype=np.int64)
+    def load(self, step: int, part: int, parts: int) -> Loaded:
+        """Micro-batch ``part`` out of ``parts`` of a step."""
+        positions, samples = self.steps.share(step, part, parts)
+        places = (positions.tolist(), samples.tolist())
         bad: list[Bad] = []
-        found = [self._example(int(position), bad) for position in positions]
+        found = [self._example(*place, bad) for place in zip(*places, strict=True)]
         keys = [key for key, _ in found]
         examples = [example for _, example in found]
         batch = self.source.pipeline.collate(examples, row_keys(self.seed, positions), keys)
         return Loaded(batch, bad, len(found) + len(bad))
 
-    def _example(self, position: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
+    def _example(self, position: int, sample: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
         pipeline, before = self.source.pipeline, len(bad)
         for attempt in range(MAX_ATTEMPTS + 1):
-            i = self.order.replacement(position, attempt) if attempt else self.order.index(position)
+            i = self.order.replacement(position, attempt) if attempt else sample
             key, members = self.source.shards.read(i)
             try:
                 raw = pipeline.decode(members)
@@ -90,12 +112,11 @@ class _Plan:
         return [self._micro_batch(step, number) for number in range(self.accumulate)]
 
     def _micro_batch(self, step: int, number: int) -> MicroBatch:
-        place = (step * self.world_size + self.rank) * self.accumulate + number
+        part = self.rank * self.accumulate + number
         loaded = {}
         for name, stream in self.streams.items():
-            size = stream.source.batch_size // (self.world_size * self.accumulate)
             with errors_of(name, self.streams):
-                loaded[name] = stream.load(place * size, size)
+                loaded[name] = stream.load(step, part, self.accumulate * self.world_size)
         return loaded
 
 
@@ -178,8 +199,7 @@ def training_batches(
 ) -> Iterator[list[MicroBatch]]:
     """The micro-batches of each optimiser step, from ``start_step`` to ``steps - 1``.
 
-    Step s owns the positions [s * batch_size, (s + 1) * batch_size) of each source's stream; each
-    process has a contiguous slice of them and each micro-batch a contiguous slice of that.
+    Each process has a contiguous slice of a step's samples, and each micro-batch of that.
 
     Args:
         sources: by modality; their batches can be divided evenly, see ``split_batch``.
@@ -190,12 +210,14 @@ def training_batches(
         DataBudgetError: a bad sample could not be replaced, because all are bad.
         SelfdistillError: a data worker died, or a shard changed.
     """
-    streams = {
-        name: _Stream(source, SampleOrder(source.shards.sizes, seed), seed)
-        for name, source in sources.items()
-    }
-    plan = _Plan(streams, accumulate, rank, world_size)
-    return _load(_Steps(plan, start_step, steps), workers)
+    streams = {}
+    for name, source in sources.items():
+        order = SampleOrder(source.shards.sizes, seed)
+        with errors_of(name, sources):
+            plan = source.steps(order, accumulate * world_size)
+        streams[name] = _Stream(source, order, plan, seed)
+    share = _Plan(streams, accumulate, rank, world_size)
+    return _load(_Steps(share, start_step, steps), workers)
 
 
 def _load(steps: _Steps, workers: int) -> Iterator[list[MicroBatch]]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ class InputPipeline(ABC):
 
     extensions: Sequence[str]
     """Members of a sample that can be decoded (lower case, no dot), the preferred one first."""
+
+    longest: float = inf
+    """Longer samples are cropped to this length, in the modality's unit."""
 
     baseline_name: str
     """What ``baseline`` gives, for the table of the probes."""

@@ -49,6 +49,7 @@ _REFUSED = {
     "train.batch_size",
     "data.train",
     "data.sampling_weight",
+    "data.batch_length",
 }
 _TAKEN = {"decoder.input_dropout", "decoder.mask_noise_std"}
 

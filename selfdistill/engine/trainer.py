@@ -46,6 +46,7 @@ class Trainer:
         accelerator: for device, precision and processes.
         checkpointer, writer: of the run folder; None on processes other than the main one.
         progress: the console.
+        data: what checkpoints keep of the training data; plain JSON values.
 
     Attributes:
         collapse: the guard of each modality.
@@ -62,8 +63,10 @@ class Trainer:
         checkpointer: Checkpointer | None,
         writer: MetricsWriter | None,
         progress: Progress,
+        data: Mapping[str, Any],
     ) -> None:
         self.config = config
+        self.data = data
         self.parts = config.parts()
         self.accelerator = accelerator
         self.checkpointer = checkpointer
@@ -104,7 +107,8 @@ class Trainer:
                 self.train_seconds += time.monotonic() - began
                 for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
                     self.progress.log(line)
-                throughput.add(self.config.train.batch_size)
+                samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
+                throughput.add(samples * self.accelerator.num_processes)
                 self.progress.advance(self.step_count)
                 self._at_intervals(interval, throughput, evaluate)
 
@@ -222,6 +226,7 @@ class Trainer:
         if self.checkpointer is not None:
             state: dict[str, Any] = {
                 "config": plain_config(self.config),
+                "data": self.data,
                 "processes": self.accelerator.num_processes,
                 "guard": {name: guard.state() for name, guard in self.collapse.items()},
                 "nonfinite": self.finite.state(),

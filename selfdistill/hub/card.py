@@ -10,7 +10,7 @@ import yaml
 import selfdistill
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config
-from selfdistill.modalities.base import HubFormat
+from selfdistill.modalities.base import HubFormat, step_size
 from selfdistill.probes.table import render
 
 ARTICLES = {
@@ -79,8 +79,8 @@ def model_card(hub: HubFormat, config: RunConfig, origin: Origin, parameters: in
         f"{parameters / 1e6:.2f} M parameters, {config.model.depth} layers, "
         f"{config.model.width} wide. Pretrained by {ARTICLES[config.strategy]} with selfdistill "
         f"{selfdistill.__version__}; these are the weights of the {origin.weights} after "
-        f"{origin.step} of {config.train.steps} steps of {config.train.batch_size} "
-        f"samples{loss}.{_together(origin)}",
+        f"{origin.step} of {config.train.steps} steps of {step_size(config)}"
+        f"{loss}.{_together(origin)}",
         f"Data: {', '.join(f'`{name}`' for name in data)}. Set `license` and `datasets` above to "
         "what the data allow and are.",
         "## Use",

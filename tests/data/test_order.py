@@ -61,3 +61,24 @@ def test_replacements_are_uniform_and_depend_on_place_and_attempt() -> None:
     assert counts.min() > 400  # 500 expected, deviation 21
     assert counts.max() < 600
     assert abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.15
+
+
+def test_many_at_once_are_those_one_by_one() -> None:
+    order = SampleOrder(SIZES, seed=3)
+    one_by_one = [order.index(p) for p in range(4 * TOTAL)]
+    for first, count in [(0, 4 * TOTAL), (3, 9), (TOTAL - 1, 2), (TOTAL, TOTAL), (50, 0)]:
+        found = SampleOrder(SIZES, seed=3).indices(first, count)
+        assert found.dtype == np.int64
+        assert found.tolist() == one_by_one[first : first + count]
+
+
+def test_the_next_shard_is_known_beforehand() -> None:
+    order = SampleOrder(SIZES, seed=3)
+    shard_of = np.repeat(np.arange(len(SIZES)), SIZES)
+    shards = [int(shard_of[order.index(p)]) for p in range(3 * TOTAL)]
+    jumping = SampleOrder(SIZES, seed=3)
+    for place in np.random.default_rng(0).permutation(2 * TOTAL):
+        epoch_end = (int(place) // TOTAL + 1) * TOTAL
+        later = [s for s in shards[place:epoch_end] if s != shards[place]]
+        expected = later[0] if later else shards[epoch_end]
+        assert shard_of[jumping.in_next_shard(int(place))] == expected

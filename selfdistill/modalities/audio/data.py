@@ -60,6 +60,7 @@ class AudioPipeline(InputPipeline):
         self.config = config.input
         self.mask = config.mask
         self.conv_layers = config.encoder.conv_layers
+        self.longest = self.config.max_seconds
         rate = self.config.sampling_rate
         shortest = shortest_clip(self.conv_layers)
         self.min_samples = max(int(self.config.min_seconds * rate), shortest)

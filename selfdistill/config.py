@@ -184,7 +184,8 @@ class DataConfig:
     others'."""
     batch_length: float = 0.0
     """Seconds of audio per step over all processes: clips of like length then come together, as
-    many as make up this length. 0: ``train.batch_size`` clips of any length. Audio only."""
+    many as make up this length, and ``train.batch_size`` says nothing. 0: ``train.batch_size``
+    clips of any length. Audio only."""
     workers: int = 2
     cache_dir: str = ""
     """Where shards from elsewhere are kept; empty: ~/.cache/selfdistill/shards."""

@@ -116,7 +116,8 @@ TABLE: dict[str, Sequence[Any]] = {
     "optim.warmup_steps": [8_000, 10_000, 50_040, 50_040, 50_040, 4_000, 4_000],
     "optim.clip_norm": [0.0, 1.0, 4.0, 4.0, 4.0, 1.0, 1.0],
     "train.steps": [400e3, 600e3, 375_300, 375_300, 500e3, 1e6, 600e3],
-    "train.batch_size": [40, 48, 16 * 16, 16 * 8, 32 * 8, 16 * 4, 32 * 2],
+    "data.batch_length": [500, 960, 0, 0, 0, 0, 0],
+    "train.batch_size": [None, None, 16 * 16, 16 * 8, 32 * 8, 16 * 4, 32 * 2],
 }
 
 

@@ -3,7 +3,8 @@
     python tests/benchmarks/memory.py configs/image/base_visible.yaml [--batch 2] [key=value ...]
 
 Tensors alive during forward and backward pass are counted on the CPU, weights and gradients
-included, optimiser state not. Inputs are noise of the longest length that the config takes.
+included, optimiser state not. Inputs are noise of the longest length that the config takes. Text
+needs some tokenizer, such as input.tokenizer=runs/text-sample/tokenizer.json.
 """
 
 import argparse

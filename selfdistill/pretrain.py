@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -14,8 +13,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config, plain_config
 from selfdistill.data.loader import Source, dead_workers_explained, training_batches
-from selfdistill.data.shards import ShardSet, resolve
-from selfdistill.data.shares import split_batch
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.optim import check_schedule
@@ -28,6 +25,7 @@ from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality, step_size
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import checkpoint_config
+from selfdistill.run_data import batch_sizes, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ def _run(
     config: RunConfig, accelerator: Accelerator, run_dir: RunDir | None, must_resume: bool
 ) -> None:
     train = config.train
-    sizes = _batch_sizes(config, accelerator.num_processes)
+    sizes = batch_sizes(config, accelerator.num_processes)
     resumed = _checkpoint_to_resume(config, must_resume)
     start = None
     with accelerator.main_process_first():
@@ -86,7 +84,7 @@ def _run(
             start.check()
             start.bring_companions()
         config = _prepared(config)
-    sources = {name: _source(name, config.parts(), size) for name, size in sizes.items()}
+    sources = {name: open_source(name, config.parts(), size) for name, size in sizes.items()}
     torch.manual_seed(config.seed)
     model = Data2Vec(config)
     if start is not None:
@@ -138,33 +136,6 @@ def _prepared(config: RunConfig) -> RunConfig:
         with errors_of(name, config.modalities):
             parts[name] = load_modality(name).prepare(part)
     return replace(config, modalities=parts)
-
-
-def _batch_sizes(config: RunConfig, processes: int) -> dict[str, int]:
-    """Samples of each modality in a step; 0 where ``data.batch_length`` says how many."""
-    parts, train = config.parts(), config.train
-    by_count = {n: p.data.sampling_weight for n, p in parts.items() if not p.data.batch_length}
-    sizes = dict.fromkeys(parts, 0)
-    if by_count:
-        sizes |= split_batch(train.batch_size, by_count, train.accumulate, processes)
-    return sizes
-
-
-def _source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> Source:
-    config = parts[name]
-    modality = load_modality(config.modality)
-    pipeline = modality.build_pipeline(config)
-    with errors_of(name, parts):
-        shards = ShardSet(resolve(config.data.train), pipeline.extensions)
-        if not config.data.batch_length:
-            return Source(shards, pipeline, batch_size)
-        if modality.length is None:
-            raise UserError(
-                f"data.batch_length: {config.data.batch_length}, but samples of {name} have no "
-                "length of their own; leave it at 0"
-            )
-        lengths = np.minimum(shards.lengths(modality.length), np.float32(pipeline.longest))
-    return Source(shards, pipeline, 0, config.data.batch_length, lengths)
 
 
 def _fit(

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from selfdistill.data.address import Remote
+from selfdistill.data.locations import SUFFIXES, Location, resolve
 from selfdistill.data.plain import Samples
-from selfdistill.data.shards import SUFFIXES, ShardSet, resolve
+from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, UserError
 
 STDIN = Path("-")
@@ -70,25 +72,27 @@ def _utf8(path: Path) -> bytes:
     return data
 
 
-def find_inputs(names: Sequence[str]) -> list[Path]:
-    """The paths that ``names`` stand for; nothing is opened.
+def find_inputs(names: Sequence[str]) -> list[Location]:
+    """The files that ``names`` stand for; none is opened.
 
     Args:
         names: files, folders (given back as they are), ``-`` for the standard input, and whatever
-            else ``shards.resolve`` takes: globs, brace lists, ``sample://`` shards.
+            else ``locations.resolve`` takes: globs, brace lists, ``sample://`` shards, URLs of
+            shards.
 
     Raises:
-        UserError: a name matches nothing, or is a URL.
+        UserError: a name matches nothing, or cannot be used.
+        SelfdistillError: a store could not be listed.
     """
-    found: list[Path] = []
+    found: list[Location] = []
     for name in names:
         path = Path(name)
         found += [path] if path == STDIN or path.is_dir() else resolve([name], _KEY)
     return found
 
 
-def open_inputs(paths: Sequence[Path], extensions: Sequence[str]) -> list[Samples]:
-    """The samples of paths from ``find_inputs``, in their order.
+def open_inputs(inputs: Sequence[Location], extensions: Sequence[str]) -> list[Samples]:
+    """The samples of what ``find_inputs`` gave, in its order.
 
     A folder stands for what can be used in it and below, sorted, without hidden files. Shards are
     indexed and lines read at once, other files only when their turn comes.
@@ -99,19 +103,29 @@ def open_inputs(paths: Sequence[Path], extensions: Sequence[str]) -> list[Sample
     Raises:
         UserError: a file is of no use to the pipeline, a folder has none that is, a shard cannot
             be read, or a text file is not UTF-8.
+        SelfdistillError: a shard elsewhere could not be reached.
     """
-    kinds = [entry for path in paths for entry in _kinds(path, extensions)]
+    kinds = [entry for location in inputs for entry in _kinds(location, extensions)]
     found: list[Samples] = []
     for kind, group in groupby(kinds, key=lambda entry: entry[0]):
-        members = [path for _, path in group]
+        members = [location for _, location in group]
         if kind is ShardSet:
             found.append(ShardSet(members, extensions, _KEY))
         else:
-            found.append(LineSet(members) if kind is LineSet else FileSet(members))
+            paths = [path for path in members if isinstance(path, Path)]
+            found.append(LineSet(paths) if kind is LineSet else FileSet(paths))
     return found
 
 
-def _kinds(path: Path, extensions: Sequence[str]) -> list[tuple[type, Path]]:
+def _kinds(path: Location, extensions: Sequence[str]) -> list[tuple[type, Location]]:
+    if isinstance(path, Remote):
+        if not path.name.endswith(SUFFIXES):
+            raise UserError(
+                f"{_KEY}: '{path}' is not on this machine; only shards ({', '.join(SUFFIXES)}) are "
+                "read from elsewhere"
+            )
+        return [(ShardSet, path)]
+    found: list[tuple[type, Location]]
     if path.is_dir():
         inside = [p for p in sorted(path.rglob("*")) if not _is_hidden(p.relative_to(path))]
         found = [(kind, p) for p in inside if p.is_file() and (kind := _kind(p, extensions))]

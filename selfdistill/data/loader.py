@@ -74,6 +74,9 @@ class _Stream:
     order: SampleOrder
     steps: StepPlan
     seed: int
+    ahead: SampleOrder | None
+    """The order once more, to look into without losing the place in it; None: all shards are here,
+    and none has to be fetched ahead."""
 
     def load(self, step: int, part: int, parts: int) -> Loaded:
         """Micro-batch ``part`` out of ``parts`` of a step."""
@@ -84,6 +87,8 @@ class _Stream:
         keys = [key for key, _ in found]
         examples = [example for _, example in found]
         batch = self.source.pipeline.collate(examples, row_keys(self.seed, positions), keys)
+        if self.ahead is not None:
+            self.source.shards.prefetch(self.ahead.in_next_shard(int(positions.max())))
         return Loaded(batch, bad, len(found) + len(bad))
 
     def _example(self, position: int, sample: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
@@ -215,7 +220,8 @@ def training_batches(
         order = SampleOrder(source.shards.sizes, seed)
         with errors_of(name, sources):
             plan = source.steps(order, accumulate * world_size)
-        streams[name] = _Stream(source, order, plan, seed)
+        ahead = None if source.shards.is_here else SampleOrder(source.shards.sizes, seed)
+        streams[name] = _Stream(source, order, plan, seed, ahead)
     share = _Plan(streams, accumulate, rank, world_size)
     return _load(_Steps(share, start_step, steps), workers)
 

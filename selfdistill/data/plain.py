@@ -55,7 +55,7 @@ def plain_examples(
         except Exception as error:
             skip(why_bad(key, error))
         else:
-            yield key, example, _label(members)
+            yield key, example, label_of(members)
 
 
 def plain_batches(
@@ -79,7 +79,8 @@ def plain_batches(
         raise all_bad(bad)
 
 
-def _label(members: Mapping[str, bytes]) -> int | None:
+def label_of(members: Mapping[str, bytes]) -> int | None:
+    """The class of a sample; None: no ``cls`` member, or no int64."""
     with suppress(KeyError, ValueError, OverflowError):
         return int(np.int64(int(members[LABEL])))
     return None

@@ -9,8 +9,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from selfdistill.config import EvalConfig, RunConfig, TaskConfig
+from selfdistill.data.address import Access
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
@@ -46,6 +47,7 @@ class Evaluator:
         self.baselines: dict[str, dict[str, dict[str, Score]]] = {}
         (self._modality,) = config.parts()
         self._config: EvalConfig = config.eval
+        self._access = Access.of(config.data)
         self._seed = config.seed
         self._pipeline = pipeline
         self._tasks: dict[str, _Task] = {}
@@ -123,7 +125,7 @@ class Evaluator:
 
     def _open(self, task: TaskConfig, name: str, split: str) -> ShardSet:
         key = f"eval.tasks.{name}.{split}"
-        return ShardSet(resolve(getattr(task, split), key), self._pipeline.extensions, key)
+        return open_shards(getattr(task, split), self._pipeline.extensions, self._access, key)
 
     def _features(self, task: _Task, encoder: Backbone) -> tuple[Features, Features]:
         batch_size = self._config.batch_size

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rough_server import running
 
 from selfdistill.data.files import STDIN, find_inputs, open_inputs
 from selfdistill.data.ledger import Bad
@@ -132,11 +133,25 @@ def test_shards_beside_each_other_are_one_set(put: Callable[..., Path]) -> None:
     assert len(samples[2].keys) > 100
 
 
+def test_shards_from_elsewhere(
+    put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shard("s.tar", {"a.png": b"1"})
+    put("b.png", b"2")
+    with running() as server:
+        server.files["/s.tar"] = Path("s.tar").read_bytes()
+        found = read(f"{server.url}/s.tar", "b.png", extensions=IMAGES)
+    assert found == [("a", {"png": b"1"}), ("b.png", {"png": b"2"})]
+    assert (tmp_path / "home/.cache/selfdistill/shards").is_dir()
+
+
 @pytest.mark.parametrize(
     ("name", "extensions", "message"),
     [
         ("none.png", IMAGES, "INPUT: no file matches 'none.png'; check the path"),
-        ("http://host/a.png", IMAGES, "INPUT: 'http://host/a.png' is not a local path"),
+        ("http://host/a.png", IMAGES, "INPUT: 'http://host/a.png' is not on this machine; only sh"),
+        ("file:///a.png", IMAGES, "INPUT: 'file:///a.png' is no path"),
         ("t.txt", IMAGES, r"'t.txt' is nothing that this model takes; give .png, .jpg, or shards"),
         ("-", IMAGES, "'-' is nothing that this model takes"),
         ("plain", TEXTS, "'plain' is nothing that this model takes; give .txt, .json, or shards"),
@@ -193,5 +208,5 @@ def test_a_shard_that_changes_ends_the_work(put: Callable[..., Path]) -> None:
     shard("s.tar", {"a.txt": b"1"})
     samples = open_inputs(find_inputs(["s.tar"]), TEXTS)
     Path("s.tar").write_bytes(b"")
-    with pytest.raises(SelfdistillError, match="shorter than when the run started"):
+    with pytest.raises(SelfdistillError, match="is not what it was when the run started"):
         usable(samples)

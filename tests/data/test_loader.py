@@ -375,3 +375,41 @@ class TestSkipLedger:
                 )
             messages.append(str(caught.value))
         assert messages == [messages[0], messages[0]]
+
+
+def test_the_next_shard_is_fetched_ahead(tmp_path: Path) -> None:
+    """And only of shards that are elsewhere."""
+
+    class Elsewhere(ShardSet):
+        is_here = False  # type: ignore[assignment]
+        asked: list[int] = []
+
+        def prefetch(self, i: int) -> None:
+            self.asked.append(i)
+
+    here = numbers(tmp_path)
+    paths = [tmp_path / f"{bound}.tar" for bound in np.cumsum([0, *SIZES[:-1]])]
+    elsewhere = Elsewhere(paths, ["txt"])
+    steps = {}
+    for name, shards in (("here", here), ("elsewhere", elsewhere)):
+        source = Source(shards, Numbers(), 4)  # type: ignore[arg-type]
+        batches = training_batches(
+            {"text": source},
+            seed=0,
+            accumulate=1,
+            rank=0,
+            world_size=1,
+            start_step=0,
+            steps=12,
+            workers=0,
+        )
+        steps[name] = [step[0]["text"].batch.inputs[:, 0].int().tolist() for step in batches]
+    assert steps["here"] == steps["elsewhere"]
+    shard_of = np.repeat(np.arange(3), SIZES)
+    seen = [shard_of[number] for step in steps["here"] for number in step]
+    for step, asked in enumerate(elsewhere.asked):
+        last = seen[step * 4 + 3]
+        following = [shard for shard in seen[step * 4 + 4 :] if shard != last]
+        if step < 3:  # the second epoch begins with the shard that the first ends with
+            assert shard_of[asked] == following[0]
+    assert len(elsewhere.asked) == 12

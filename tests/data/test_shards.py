@@ -6,16 +6,19 @@ import pickle
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rough_server import MEMBERS, shards_on_disk
 from webdataset import TarWriter
 
+from selfdistill.data import headers, sources
 from selfdistill.data import shards as shards_module
-from selfdistill.data import tarindex
-from selfdistill.data.shards import ShardSet, resolve
-from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.data.shards import ShardSet
+from selfdistill.data.sidecar import write_sidecar
+from selfdistill.errors import BadSample, SelfdistillError, UserError
 
 Member = tuple[str, bytes]
 THREE = [(f"{i}.{e}", f"{e}{i}".encode() * 400) for i in range(3) for e in ("jpg", "cls")]
@@ -46,73 +49,6 @@ def everything(shards: ShardSet) -> list[tuple[str, dict[str, bytes]]]:
 THREE_READ = [
     (str(i), {"jpg": f"jpg{i}".encode() * 400, "cls": f"cls{i}".encode() * 400}) for i in range(3)
 ]
-
-
-class TestResolve:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "with space \u00e4 [x]"
-        folder.mkdir()
-        for name in ("b-000.tar", "b-001.tar.gz", "a.tgz", "notes.txt"):
-            (folder / name).touch()
-        return folder
-
-    def names(self, *patterns: str) -> list[str]:
-        return [path.name for path in resolve(patterns)]
-
-    def test_path_glob_braces_folder(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(folder)
-        assert self.names(f"{folder}/b-000.tar") == ["b-000.tar"]
-        assert self.names("b-*") == ["b-000.tar", "b-001.tar.gz"]
-        assert self.names("b-{000..001}.tar*", "a.tgz") == ["b-000.tar", "b-001.tar.gz", "a.tgz"]
-        assert self.names(str(folder)) == ["a.tgz", "b-000.tar", "b-001.tar.gz"]
-
-    @pytest.mark.parametrize(
-        ("pattern", "words"),
-        [
-            ("gone.tar", "no file matches 'gone.tar'; check the path"),
-            ("gone-*.tar", "no file matches 'gone-\\*.tar'"),
-            ("b-{000..002}.tar*", "no file matches 'b-002.tar\\*' \\(part of 'b-{000..002}.tar"),
-            ("b-{000.tar", "unbalanced braces"),
-            ("sample://image/nothing.tar", "there is no 'sample://image/nothing.tar'; choose from"),
-            ("sample://../shards.py", "there is no"),
-        ],
-    )
-    def test_no_match(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, words: str
-    ) -> None:
-        monkeypatch.chdir(folder)
-        with pytest.raises(UserError, match=f"^eval.tasks.x.test: .*{words}"):
-            resolve([pattern], key="eval.tasks.x.test")
-
-    def test_nothing_named(self) -> None:
-        with pytest.raises(UserError, match=r"data.train: is empty"):
-            resolve([])
-
-    def test_folder_without_shards(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"has no .tar, .tar.gz, .tgz file"):
-            resolve([str(tmp_path)])
-
-    @pytest.mark.parametrize(
-        "url",
-        ["pipe:touch CANARY", "file:///etc/passwd", "https://x.org/a.tar", "hf://a/b", "s3:b"],
-    )
-    def test_urls_are_refused(
-        self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("GOPEN_REWRITE", "https:=pipe:touch CANARY;")
-        with pytest.raises(UserError, match=f"data.train: '{url}' is not a local path; copy"):
-            resolve([url])
-        assert not list(tmp_path.iterdir())
-
-    def test_sample_of_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "samples" / "image").mkdir(parents=True)
-        shard = write(tmp_path / "samples" / "image" / "train.tar.gz", THREE, "w:gz")
-        monkeypatch.setattr(shards_module.importlib.resources, "files", lambda name: tmp_path)
-        assert resolve(["sample://image/train.tar.gz"]) == [shard]
-        with pytest.raises(UserError, match=r"choose from sample://image/train.tar.gz"):
-            resolve(["sample://image/test.tar.gz"])
 
 
 class TestReading:
@@ -186,19 +122,20 @@ class TestReading:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         paths = [write(tmp_path / f"{i}.tar.gz", THREE, "w:gz") for i in range(3)]
-        inflated: list[Path] = []
-        inflate = tarindex._inflate
+        inflated = 0
+        inflate = sources.inflate
 
-        def counted(path: Path) -> tuple[bytearray, str]:
-            inflated.append(path)
-            return inflate(path)
+        def counted(chunks: Iterable[bytes]) -> tuple[bytearray, str]:
+            nonlocal inflated
+            inflated += 1
+            return inflate(chunks)
 
-        monkeypatch.setattr(tarindex, "_inflate", counted)
+        monkeypatch.setattr(sources, "inflate", counted)
         everything(ShardSet(paths, ["jpg"]))
-        assert inflated == paths
+        assert inflated == 3
         monkeypatch.setattr(shards_module, "CACHE_BYTES", 1)
         assert everything(ShardSet(paths, ["jpg"])) == 3 * THREE_READ
-        assert inflated == [*paths, *paths, *paths]
+        assert inflated == 9
 
     def test_many_shards_need_few_open_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -270,7 +207,7 @@ class TestFaults:
         assert shards.faults == [("cut.tar.gz", "truncated in the middle of the gzip data")]
 
     def test_damaged_gzip(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tarindex, "CHUNK", 4096)
+        monkeypatch.setattr(sources, "CHUNK", 4096)
         path = write(
             tmp_path / "a.tar.gz", [(f"{i}.jpg", os.urandom(5000)) for i in range(20)], "w:gz"
         )
@@ -335,12 +272,12 @@ class TestFaults:
     def test_large_member_and_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         members = [("a.jpg", bytes(100)), ("b.jpg", bytes(100_000)), ("c.jpg", bytes(100))]
         path = write(tmp_path / "a.tar.gz", members, "w:gz")
-        monkeypatch.setattr(tarindex, "MEMBER_BYTES", 50_000)
+        monkeypatch.setattr(headers, "MEMBER_BYTES", 50_000)
         shards = ShardSet([path], ["jpg"])
         assert shards.keys == ["a", "c"]
         assert "members above 50,000 bytes are skipped" in shards.faults[0][1]
-        monkeypatch.setattr(tarindex, "SHARD_BYTES", 50_000)
-        monkeypatch.setattr(tarindex, "CHUNK", 1000)
+        monkeypatch.setattr(sources, "SHARD_BYTES", 50_000)
+        monkeypatch.setattr(sources, "CHUNK", 1000)
         shards = ShardSet([path], ["jpg"])
         assert shards.keys == ["a"]
         assert shards.faults[0][1] == "holds more than 50,000 bytes; the rest is not read"
@@ -363,9 +300,111 @@ class TestFaults:
         shards = ShardSet([path], ["jpg"])
         os.truncate(path, 5200)
         assert shards.read(0)[0] == "0"
-        with pytest.raises(SelfdistillError, match=f"shard '{path}' is shorter than"):
+        with pytest.raises(SelfdistillError, match=f"data.train: shard '{path}' is not what it w"):
             shards.read(2)
         moved = pickle.loads(pickle.dumps(shards))
         shutil.rmtree(tmp_path)
         with pytest.raises(UserError, match=f"cannot read shard '{path}'"):
             moved.read(0)
+
+    @pytest.mark.parametrize("sidecars", [False, True])
+    @pytest.mark.parametrize("way", ["overwritten", "touched", "replaced"])
+    def test_shard_that_becomes_another_during_the_run(
+        self, tmp_path: Path, way: str, sidecars: bool
+    ) -> None:
+        first, second = shards_on_disk(tmp_path, 2, sidecars)
+        shards = ShardSet([first, second], ["jpg"])
+        expected = [shards.read(i) for i in (0, 12)]
+        travelled = pickle.loads(pickle.dumps(shards))
+        data = first.read_bytes()
+        if way == "replaced":
+            (tmp_path / "new").write_bytes(data[::-1])
+            shutil.copystat(first, tmp_path / "new")
+            os.replace(tmp_path / "new", first)
+        elif way == "overwritten":
+            first.write_bytes(data[::-1])
+        else:
+            os.utime(first, ns=(0, 0))
+        words = f"data.train: shard '{first}' is not what it was when the run started"
+        assert travelled.read(12) == expected[1]
+        with pytest.raises(SelfdistillError, match=words):
+            travelled.read(0)
+        if way == "replaced":  # what is open is still the file that was indexed
+            assert [shards.read(i) for i in (0, 12)] == expected
+        else:
+            with pytest.raises(SelfdistillError, match=words):
+                shards.read(0)
+
+
+class TestSidecars:
+    """Shards with an index beside them."""
+
+    def test_headers_are_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        paths = shards_on_disk(tmp_path, 3, sidecars=False)
+        expected = ShardSet(paths, ["jpg"])
+        shards_on_disk(tmp_path, 3)
+        monkeypatch.setattr("selfdistill.data.shard.list_tar", None)
+        shards = ShardSet(paths, ["jpg"])
+        assert (shards.sizes, shards.keys) == (expected.sizes, expected.keys)
+        assert everything(shards)[4] == ("0-004", {"jpg": b"jpg4" * 300, "cls": b"cls4" * 300})
+
+    def test_gzip(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write(tmp_path / "a.tar.gz", THREE, "w:gz")
+        write_sidecar(path, lengths=None, digest="")
+        monkeypatch.setattr("selfdistill.data.shard.list_tar", None)
+        assert everything(ShardSet([path], ["jpg"])) == THREE_READ
+
+    def test_what_does_not_fit_is_not_used(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        paths = shards_on_disk(tmp_path, 5)
+        write(paths[0], THREE)  # another size
+        write(paths[4], [*MEMBERS[:-1], ("a.jpg", bytes(1501))])  # of the same size
+        assert paths[4].stat().st_size == paths[3].stat().st_size
+        beside = [path.with_name(path.name + ".index") for path in paths]
+        beside[1].write_bytes(beside[1].read_bytes()[:-1])
+        beside[2].unlink()
+        beside[2].mkdir()
+        with caplog.at_level(logging.WARNING):
+            shards = ShardSet(paths, ["jpg"])
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert message.startswith(
+            "data.train: 4 indexes beside the shards cannot be used; the headers are read instead: "
+        )
+        assert set(message.partition("instead: ")[2].split("; ")) == {
+            f"s-0.tar: it is that of 51,200 bytes, the shard has {paths[0].stat().st_size:,}",
+            "s-1.tar: SafetensorError: Error while deserializing: incomplete metadata, file not "
+            "fully covered",
+            "s-2.tar: it cannot be read: Is a directory",
+            "s-4.tar: it is that of another shard of the same size",
+        }
+        assert shards.sizes == [3, 12, 12, 12, 13]
+        assert everything(shards)[:3] == THREE_READ
+
+    def test_an_index_of_nothing_wanted(self, tmp_path: Path) -> None:
+        (path,) = shards_on_disk(tmp_path, 1)
+        with pytest.raises(UserError, match=r"no sample with a member \.flac \(found: jpg\)"):
+            ShardSet([path], ["flac"])
+
+
+class TestLengths:
+    def measure(self, members: Mapping[str, bytes]) -> float:
+        if members["jpg"].startswith(b"jpg1"):
+            raise BadSample("no length")
+        return len(members["jpg"])
+
+    def test_known_ones_are_not_measured(self, tmp_path: Path) -> None:
+        shards = ShardSet(shards_on_disk(tmp_path), ["jpg"])
+        found = shards.lengths(lambda members: 1 / 0)
+        assert found.dtype == np.float32
+        assert found.tolist() == [100 * shard + i for shard in range(3) for i in range(12)]
+
+    def test_unknown_ones_are_measured(self, tmp_path: Path) -> None:
+        first, second = shards_on_disk(tmp_path, 2, sidecars=False)
+        lengths = np.full(12, 7, np.float32)
+        lengths[[0, 1, 2]] = np.nan, -1, np.inf
+        write_sidecar(second, lengths=lengths, digest="")
+        found = ShardSet([first, second], ["jpg"]).lengths(self.measure)
+        measured = [1200.0, 0.0, *[1200.0] * 8, 0.0, 0.0]
+        assert found.tolist() == [*measured, *measured[:3], *[7.0] * 9]

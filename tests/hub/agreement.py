@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from selfdistill.config import RunConfig
-from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.data.locations import resolve
+from selfdistill.data.shards import ShardSet
 from selfdistill.hub.writer import hub_tensors, texts_of, write_folder
 from selfdistill.modalities.backbone import build_backbone
 from selfdistill.modalities.base import load_modality

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from selfdistill.config import RunConfig
+from selfdistill.data.address import Access
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.shards import ShardSet, resolve
+from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import clone_keys, random_tokens, span_masks
@@ -77,11 +78,12 @@ class TextPipeline(InputPipeline):
         return read_passage(sample)
 
     def augment(self, raw: str, rng: np.random.Generator) -> np.ndarray:
-        ids = np.array(self.tokenizer.encode_literally(raw), dtype=np.int64)
-        if not len(ids):
+        ids = self.tokenizer.encode_literally(raw)
+        if not ids:
             raise BadSample("text without tokens")
         start = int(rng.integers(max(len(ids) - self.max_tokens + 2, 0) + 1))
-        return np.concatenate([[BOS_ID], ids[start:][: self.max_tokens - 2], [EOS_ID]])
+        kept = ids[start : start + self.max_tokens - 2]
+        return np.array([BOS_ID, *kept, EOS_ID], dtype=np.int64)
 
     def plain(self, raw: str) -> np.ndarray:
         return np.array(self.tokenizer.encode(raw, self.max_tokens), dtype=np.int64)
@@ -145,7 +147,7 @@ def prepare(config: RunConfig) -> RunConfig:
                 "the key empty to go on with that one, or choose another run_dir"
             )
     elif given is None and not trained.exists():
-        shards = ShardSet(resolve(config.data.train), EXTENSIONS)
+        shards = open_shards(config.data.train, EXTENSIONS, Access.of(config.data))
         train_tokenizer(_passages(shards), config.encoder.vocab_size, folder)
     else:
         given = given or read_tokenizer(trained)  # killed before it was converted

@@ -32,7 +32,12 @@ def collapse(text: str) -> str:
 
     Training text goes through this; in a ``tokenizer.json`` the normaliser does the same.
     """
-    return " ".join(text.replace("\0", " ").split())
+    return " ".join(words_of(text))
+
+
+def words_of(text: str) -> list[str]:
+    """What stands between the white space and NULs of a text."""
+    return text.replace("\0", " ").split()
 
 
 def convert(content: bytes, path: Path, special_tokens: Sequence[str]) -> str:
@@ -163,6 +168,12 @@ def _normalizers(model: SentencePieceModel) -> Iterator[normalizers.Normalizer]:
     if model.add_dummy_prefix:
         yield normalizers.Prepend(SPACE)
     yield normalizers.Replace(" ", SPACE)
+
+
+def identity_normalizer(byte_fallback: bool) -> normalizers.Normalizer:
+    """That of a model which has the identity normaliser and no piece with white space."""
+    bare = SentencePieceModel([], 1, False, byte_fallback, b"", True, True, True)
+    return normalizers.Sequence(list(_normalizers(bare)))
 
 
 def _white_space_without_a_piece(model: SentencePieceModel) -> list[str]:

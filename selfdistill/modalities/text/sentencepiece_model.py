@@ -71,6 +71,28 @@ def parse_model(content: bytes) -> SentencePieceModel:
     )
 
 
+def without_rule_file(content: bytes) -> bytes:
+    """The model without the path of the file that its normaliser was made from, which is nobody's
+    business, and other at every training."""
+    normalizer = dict(_fields(content))[3]
+    kept = b"".join(_field(number, value) for number, value in _fields(normalizer) if number != 6)
+    return content.replace(_field(3, normalizer), _field(3, kept))
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return _written_varint(number << 3) + _written_varint(value)
+    return _written_varint(number << 3 | 2) + _written_varint(len(value)) + value
+
+
+def _written_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
 def _piece(message: bytes) -> Piece:
     fields = dict(_fields(message))
     (score,) = struct.unpack("<f", fields.get(2, bytes(4)))

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from selfdistill.commands import compare, embed, export, pretrain
+from selfdistill.commands import bench, compare, embed, export, inspect, pack, pretrain
 from selfdistill.errors import DataBudgetError, SelfdistillError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -39,6 +39,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="selfdistill", description="Self-supervised pretraining by self-distillation."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (pretrain, embed, export, compare):
+    for command in (pack, inspect, pretrain, embed, export, compare, bench):
         command.add(commands)
     return parser

@@ -12,7 +12,7 @@ from torch import nn
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config, load_config
-from selfdistill.data.shards import resolve
+from selfdistill.data.locations import resolve
 from selfdistill.engine.optim import build_scheduler
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality

@@ -10,15 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from selfdistill.config import EncoderConfig, MaskConfig, RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
+from selfdistill.packing.declaration import Packing
 from selfdistill.renaming import Names
 from selfdistill.types import Masks, Tokens
+
+if TYPE_CHECKING:
+    from selfdistill.modalities.picture import SamplePicture
 
 
 class FeatureEncoder(nn.Module, ABC):
@@ -179,6 +183,9 @@ class Modality:
             decoding it; ``BadSample`` where it has none that can be told. None: all samples are
             equally long.
         length_unit: such as seconds.
+        packing: how raw data become samples; None: by other means.
+        picture: run config to what shows samples to people. The config need not be prepared, and
+            may be one of defaults. It imports what draws when it is called. None: nothing does.
     """
 
     name: str
@@ -196,6 +203,8 @@ class Modality:
     prepare: Callable[[RunConfig], RunConfig] = lambda config: config
     length: Callable[[Mapping[str, bytes]], float] | None = None
     length_unit: str = ""
+    packing: Packing | None = None
+    picture: "Callable[[RunConfig], SamplePicture] | None" = None
 
 
 def check_share(mask_prob: float) -> None:
@@ -243,3 +252,10 @@ def load_modality(name: str) -> Modality:
     if not isinstance(declared, Modality):
         raise UserError(f"modality: {module} declares no MODALITY")
     return declared
+
+
+def step_size(config: RunConfig) -> str:
+    """What a step of a run over one modality has over all processes, in words."""
+    if config.data.batch_length:
+        return f"{config.data.batch_length:g} {load_modality(config.modality).length_unit}"
+    return f"{config.train.batch_size} samples"

@@ -1,5 +1,7 @@
 """Audio: waveform, convolutional features and positions, span masks."""
 
+from typing import TYPE_CHECKING
+
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.modalities.audio.config import (
@@ -18,7 +20,11 @@ from selfdistill.modalities.audio.encoder import AudioEncoder
 from selfdistill.modalities.audio.hub import HUB
 from selfdistill.modalities.audio.original import ORIGINAL
 from selfdistill.modalities.audio.original_2 import ORIGINAL_2
+from selfdistill.modalities.audio.pack import PACKING
 from selfdistill.modalities.base import Modality, check_spans
+
+if TYPE_CHECKING:
+    from selfdistill.modalities.picture import SamplePicture
 
 
 def check(config: RunConfig) -> None:
@@ -58,6 +64,13 @@ def check(config: RunConfig) -> None:
         )
 
 
+def picture(config: RunConfig) -> "SamplePicture":
+    """What shows samples to people; matplotlib takes a second to import."""
+    from selfdistill.modalities.audio.picture import AudioPicture
+
+    return AudioPicture(config)
+
+
 MODALITY = Modality(
     name="audio",
     encoder_config=AudioEncoderConfig,
@@ -70,4 +83,6 @@ MODALITY = Modality(
     check=check,
     length=seconds,
     length_unit="seconds",
+    packing=PACKING,
+    picture=picture,
 )

@@ -75,7 +75,7 @@ class AudioPipeline(InputPipeline):
                 waveform = file.read(most, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise BadSample("undecodable audio", str(error)) from error
-        mono = waveform.mean(axis=1)
+        mono = waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(axis=1)
         if not MIN_RATE <= rate <= MAX_RATE:
             raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")
         if rate != self.config.sampling_rate:
@@ -93,7 +93,7 @@ class AudioPipeline(InputPipeline):
                 "audio shorter than the feature encoder or input.min_seconds needs",
                 f"{len(mono)} samples, at least {self.min_samples} needed",
             )
-        return mono.astype(np.float32)
+        return mono.astype(np.float32, copy=False)
 
     def augment(self, raw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start = int(rng.integers(max(len(raw) - self.max_samples, 0) + 1))
@@ -108,9 +108,15 @@ class AudioPipeline(InputPipeline):
     def _normalise(self, waveform: np.ndarray) -> np.ndarray:
         if not self.config.normalize:
             return waveform
-        # silence stays silence
-        wide = waveform.astype(np.float64)  # float32 overflows on clips of unbounded floats
-        return ((wide - wide.mean()) / np.sqrt(wide.var() + 1e-7)).astype(np.float32)
+        # in one array of float64, because fresh memory costs more than the sums do; float32 would
+        # overflow on clips of unbounded floats
+        wide = waveform.astype(np.float64)
+        mean = wide.mean()
+        wide -= mean
+        wide *= wide
+        deviation = np.sqrt(wide.mean() + 1e-7)  # silence stays silence
+        np.subtract(waveform, mean, out=wide, dtype=np.float64)
+        return np.divide(wide, deviation, out=np.empty_like(waveform), casting="same_kind")
 
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()

@@ -1,6 +1,7 @@
 """Images: patches, positions, masks of blocks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
@@ -16,6 +17,10 @@ from selfdistill.modalities.image.encoder import ImageEncoder
 from selfdistill.modalities.image.hub import HUB
 from selfdistill.modalities.image.original import ORIGINAL
 from selfdistill.modalities.image.original_2 import ORIGINAL_2
+from selfdistill.modalities.image.pack import PACKING
+
+if TYPE_CHECKING:
+    from selfdistill.modalities.picture import SamplePicture
 
 
 def check(config: RunConfig) -> None:
@@ -92,6 +97,13 @@ def _rising(ends: Sequence[float]) -> bool:
     return 0 < ends[0] <= ends[1]
 
 
+def picture(config: RunConfig) -> "SamplePicture":
+    """What shows samples to people; matplotlib takes a second to import."""
+    from selfdistill.modalities.image.picture import ImagePicture
+
+    return ImagePicture(config)
+
+
 MODALITY = Modality(
     name="image",
     encoder_config=ImageEncoderConfig,
@@ -103,4 +115,6 @@ MODALITY = Modality(
     hub=HUB,
     architecture=("size",),
     check=check,
+    packing=PACKING,
+    picture=picture,
 )

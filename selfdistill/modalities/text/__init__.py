@@ -1,5 +1,7 @@
 """Text: SentencePiece tokens, learned positions, token masks."""
 
+from typing import TYPE_CHECKING
+
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import Modality, check_spans
@@ -9,6 +11,10 @@ from selfdistill.modalities.text.encoder import TextEncoder
 from selfdistill.modalities.text.hub import HUB, attach, companions
 from selfdistill.modalities.text.original import ORIGINAL
 from selfdistill.modalities.text.original_2 import ORIGINAL_2
+from selfdistill.modalities.text.pack import PACKING
+
+if TYPE_CHECKING:
+    from selfdistill.modalities.picture import SamplePicture
 
 
 def check(config: RunConfig) -> None:
@@ -36,6 +42,13 @@ def check(config: RunConfig) -> None:
         )
 
 
+def picture(config: RunConfig) -> "SamplePicture":
+    """What shows samples to people; matplotlib takes a second to import."""
+    from selfdistill.modalities.text.picture import TextPicture
+
+    return TextPicture(config)
+
+
 MODALITY = Modality(
     name="text",
     encoder_config=TextEncoderConfig,
@@ -50,4 +63,6 @@ MODALITY = Modality(
     attach=attach,
     check=check,
     prepare=prepare,
+    packing=PACKING,
+    picture=picture,
 )

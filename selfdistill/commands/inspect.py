@@ -1,0 +1,52 @@
+"""``selfdistill inspect``."""
+
+import argparse
+from pathlib import Path
+
+from selfdistill.commands.shared import Commands
+
+
+def add(commands: Commands) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="say and show what is in shards, or in the data of a config",
+        description="Say what is in shards, or in the data of a config, and show some samples; of "
+        "a config as training sees them, with their masks.",
+    )
+    inspect.add_argument(
+        "names",
+        nargs="+",
+        metavar="SHARDS|CONFIG",
+        help="shards, folders and globs; or a YAML file, and key=value",
+    )
+    inspect.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="or .png, .svg: what the samples look like"
+    )
+    inspect.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write the picture for TensorBoard"
+    )
+    inspect.add_argument("--samples", type=int, default=12, help="that are shown (default 12)")
+    inspect.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    inspect.add_argument(
+        "--modality",
+        default="",
+        metavar="NAME",
+        help="of the shards (default: as their members' names tell), or which one of the config",
+    )
+    inspect.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from selfdistill.inspect_data import inspect_data
+
+    table = inspect_data(
+        options.names,
+        options.out,
+        options.tensorboard,
+        samples=options.samples,
+        seed=options.seed,
+        modality=options.modality,
+    )
+    print(table)
+    for written in filter(None, (options.out, options.tensorboard)):
+        print(f"\nwritten to {written}")

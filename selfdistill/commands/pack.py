@@ -1,0 +1,108 @@
+"""``selfdistill pack``."""
+
+import argparse
+import os
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from selfdistill.commands.shared import Commands
+
+
+def add(commands: Commands) -> None:
+    pack = commands.add_parser(
+        "pack",
+        help="write folders of files as shards for training",
+        description="Write folders of files as WebDataset shards for training. Each modality has "
+        "options of its own: selfdistill pack MODALITY --help.",
+    )
+    pack.add_argument("modality", metavar="MODALITY", help="such as image")
+    pack.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="SOURCE... --out DIR",
+        help="folders, files or manifests, and options",
+    )
+    pack.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from selfdistill.pack import pack, packing_of
+    from selfdistill.packing.declaration import Job
+    from selfdistill.packing.plan import Shape
+
+    own = packing_of(options.modality).options
+    given = _parser(options.modality, own).parse_args(options.words)
+    chosen = own(**{field.name: getattr(given, field.name) for field in fields(own)})
+    job = Job(given.out, chosen, given.seed)
+    shape = Shape(given.name, int(given.shard_size * 1e6), given.min_shards)
+    print("\n".join(pack(options.modality, given.sources, job, shape, given.workers)))
+
+
+def _parser(modality: str, own: type) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"selfdistill pack {modality}",
+        description="Write WebDataset shards for training, with an index and a summary. The same "
+        "command goes on where it was interrupted; the same inputs, options and seed give the same "
+        "bytes.",
+    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, file or manifest")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    kinds = get_type_hints(own)
+    for field in fields(own):
+        _add_option(parser, field, kinds[field.name])
+    parser.add_argument(
+        "--name", default="train", help="what the shards' names begin with (default train)"
+    )
+    parser.add_argument(
+        "--shard-size", type=_above_0, default=500.0, metavar="MB", help="about (default 500)"
+    )
+    parser.add_argument(
+        "--min-shards", type=_count, default=1, metavar="N", help="so many at least (default 1)"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="of the order of the samples (default 0)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        default=_cores(),
+        metavar="N",
+        help="processes (default: all cores)",
+    )
+    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, field: "Field[Any]", kind: Any) -> None:
+    name = "--" + field.name.replace("_", "-")
+    words = field.metadata["help"]
+    assert field.default is not MISSING
+    if kind is bool:
+        parser.add_argument(name, action="store_true", help=words)
+    elif get_origin(kind) is Literal:
+        parser.add_argument(name, choices=get_args(kind), default=field.default, help=words)
+    else:
+        parser.add_argument(name, type=kind, default=field.default, help=words)
+
+
+def _cores() -> int:
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on every system
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+def _above_0(text: str) -> float:
+    if not 0 < (value := float(text)) < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return value
+
+
+def _seed(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value

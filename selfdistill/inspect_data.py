@@ -1,0 +1,142 @@
+"""What is in a data set, in words and in pictures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill.config import DataConfig, RunConfig
+from selfdistill.config_file import build_config, load_config
+from selfdistill.data.address import Access
+from selfdistill.data.locations import Location, resolve
+from selfdistill.data.shards import ShardSet, open_shards
+from selfdistill.durable import write_atomically
+from selfdistill.errors import UserError, errors_of
+from selfdistill.inspect_facts import look
+from selfdistill.inspect_look import Subject
+from selfdistill.inspect_page import page, words
+from selfdistill.inspect_sheet import Part, sheet
+from selfdistill.modalities.base import Modality, load_modality, modality_names
+from selfdistill.modalities.picture import SamplePicture
+from selfdistill.run_data import batch_sizes
+
+SUFFIXES = (".png", ".svg", ".html")
+CONFIGS = (".yaml", ".yml")
+_KEY = "SHARDS"
+
+
+def inspect_data(
+    names: Sequence[str],
+    out: Path | None = None,
+    tensorboard: Path | None = None,
+    *,
+    samples: int = 12,
+    seed: int = 0,
+    modality: str = "",
+) -> str:
+    """Look at shards, or at what a config trains on.
+
+    Args:
+        names: a config (``.yaml``) and overrides of it, or shards as ``data.train`` names them.
+        out: a picture or page of some samples, ``.png``, ``.svg`` or ``.html``; it is replaced.
+        tensorboard: a folder to write the picture to, for TensorBoard.
+        samples: to be shown, of each modality.
+        seed: of all that is drawn.
+        modality: which of the config's, or of the shards; empty: all of them, or as the names of
+            the members tell.
+
+    Returns:
+        A table, in ASCII as far as the names in it are.
+
+    Raises:
+        UserError: nothing of this kind can be found.
+        SelfdistillError: a shard cannot be read.
+    """
+    if samples < 1:
+        raise UserError(f"--samples: {samples} must be 1 or more")
+    if out is not None and out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--out: '{out}' must end in {', '.join(SUFFIXES)}")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
+    if names[0].lower().endswith(CONFIGS):
+        config = load_config(Path(names[0]), names[1:], load_modality)
+        subjects = _of_config(config, modality)
+    else:
+        subjects = [_of_shards(names, modality)]
+    parts = [(subject, look(subject, samples, seed)) for subject in subjects]
+    if out is not None:
+        _write(out, " ".join(names), parts)
+    if tensorboard is not None:
+        _write_board(tensorboard, parts)
+    return words(parts)
+
+
+def _of_config(config: RunConfig, only: str) -> list[Subject]:
+    parts = config.parts()
+    if only and only not in parts:
+        raise UserError(f"--modality: the config has no '{only}'; it has {', '.join(parts)}")
+    sizes = batch_sizes(config, 1)
+    subjects = []
+    for name, part in parts.items():
+        if only in ("", name):
+            with errors_of(name, parts):
+                modality = load_modality(part.modality)
+                picture = _picture(modality, part)
+                access = Access.of(part.data)
+                shards = open_shards(part.data.train, picture.extensions, access)
+            size = sizes[name] // config.train.accumulate
+            subjects.append(Subject(name, modality, picture, shards, part, size))
+    return subjects
+
+
+def _of_shards(names: Sequence[str], wanted: str) -> Subject:
+    locations = resolve(names, _KEY)
+    candidates: dict[str, tuple[Modality, SamplePicture]] = {}
+    for name in [wanted] if wanted else modality_names():
+        modality = load_modality(name)
+        if wanted or modality.picture is not None:
+            # a run that keeps nothing
+            config = build_config({"modality": name, "run_dir": os.devnull}, load_modality)
+            candidates[name] = modality, _picture(modality, config)
+    name = wanted or _told(locations, {n: p.extensions for n, (_, p) in candidates.items()})
+    modality, picture = candidates[name]
+    access = Access.of(DataConfig())
+    shards = ShardSet(locations, picture.extensions, _KEY, access)
+    return Subject(modality.name, modality, picture, shards)
+
+
+def _told(locations: Sequence[Location], known: Mapping[str, Sequence[str]]) -> str:
+    """The modality that the first sample has most bytes of; captions come beside pictures."""
+    every = list(dict.fromkeys(e for extensions in known.values() for e in extensions))
+    _, members = ShardSet(locations[:1], every, _KEY).read(0)
+    sizes = {
+        name: sum(len(members.get(extension, b"")) for extension in extensions)
+        for name, extensions in known.items()
+    }
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _picture(modality: Modality, config: RunConfig) -> SamplePicture:
+    if modality.picture is None:
+        raise UserError(f"modality: {modality.name} declares no picture, which inspect needs")
+    return modality.picture(config)
+
+
+def _write(out: Path, title: str, parts: Sequence[Part]) -> None:
+    kind = out.suffix.lower()[1:]
+    content = page(title, parts) if kind == "html" else sheet(parts, kind)
+    write_atomically(out, content)
+
+
+def _write_board(folder: Path, parts: Sequence[Part]) -> None:
+    import io
+
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as board:
+        for subject, findings in parts:
+            png = sheet([(subject, findings)], "png")
+            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            board.add_image(f"inspect/{subject.name}", pixels, dataformats="HWC")

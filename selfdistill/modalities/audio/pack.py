@@ -1,0 +1,239 @@
+"""Recordings into clips: short ones are copied, long ones cut where they are quiet."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from selfdistill.errors import BadSample, UserError
+from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
+from selfdistill.modalities.audio.manifests import MANIFESTS
+from selfdistill.packing.declaration import (
+    MAX_BYTES,
+    PIECE,
+    Job,
+    Lot,
+    Packing,
+    Piece,
+    Sample,
+    Skipped,
+    Survey,
+    option,
+)
+from selfdistill.packing.entries import Input
+
+MAX_HOURS = 100
+"""Of a recording. Headers may announce any length, or that it is not known."""
+SEARCHED = 0.1
+"""Share of --max-seconds in which a quiet place is looked for."""
+_QUIET = 0.1
+"""Seconds over which loudness is taken."""
+_BLOCK = 1 << 16
+_TOLERANCE = 0.1
+"""Seconds that a file may lack of what its header says; some headers are estimates."""
+_FLAC_BYTES = 1.1
+"""Of a value of 16 bits in FLAC, about."""
+
+
+@dataclass(frozen=True)
+class AudioOptions:
+    """Of ``selfdistill pack audio``."""
+
+    max_seconds: float = option(
+        30.0, "cut longer recordings into about equal clips, where they are quiet (default 30)"
+    )
+    min_seconds: float = option(1.0, "skip shorter recordings (default 1)")
+    rate: int = option(
+        0, "resample to this many Hz, mix down to one channel and write FLAC (default: keep)"
+    )
+
+
+def check(options: AudioOptions) -> None:
+    """Refuse limits that leave nothing."""
+    if not 0 < options.max_seconds <= MAX_HOURS * 3600:
+        raise UserError(
+            f"--max-seconds: {options.max_seconds} must be more than 0, and no more than "
+            f"{MAX_HOURS} hours"
+        )
+    if not 0 <= options.min_seconds <= options.max_seconds / 4:
+        raise UserError(
+            f"--min-seconds: {options.min_seconds} must be between 0 and a quarter of "
+            f"--max-seconds {options.max_seconds}"
+        )
+    if options.rate and not MIN_RATE <= options.rate <= MAX_RATE:
+        raise UserError(f"--rate: {options.rate} must be between {MIN_RATE} and {MAX_RATE} Hz")
+
+
+def survey(job: Job, lot: Lot) -> Survey:
+    """The clips of a lot's recordings, by their headers."""
+    rows: list[tuple[Any, ...]] = []
+    skipped: list[Skipped] = []
+    for number, source in lot.items:
+        try:
+            rows += [(number, lot.number, *row) for row in _clips(job.options, source)]
+        except BadSample as error:
+            skipped.append((source.name, error.reason, error.detail))
+    return Survey(np.array(rows, PIECE), skipped)
+
+
+def _clips(options: AudioOptions, source: Input) -> Iterator[tuple[int, ...]]:
+    """Fields of ``PIECE`` from ``number`` on; clips that are copied have no frames."""
+    with _opened(source) as file:
+        rate, channels = file.samplerate, file.channels
+        first, last = _range(source, file)
+        is_whole = first == 0 and file.frames - last <= _TOLERANCE * rate
+    seconds = (last - first) / rate
+    if seconds < options.min_seconds or last <= first:
+        raise BadSample("shorter than --min-seconds", f"{seconds:.2f} s")
+    fits = seconds <= options.max_seconds and _extension(source) in EXTENSIONS
+    as_asked = not options.rate or (options.rate, 1) == (rate, channels)
+    if is_whole and fits and as_asked:
+        if source.size > MAX_BYTES:
+            raise BadSample(f"a file of more than {MAX_BYTES:,} bytes")
+        yield -1, 0, 0, 0, source.size, seconds
+        return
+    count = math.ceil(seconds / (options.max_seconds * (1 - SEARCHED)))
+    count = 1 if seconds <= options.max_seconds else count
+    ends = [first + round((last - first) * i / count) for i in range(count + 1)]
+    for number, (start, stop) in enumerate(pairwise(ends)):
+        values = (stop - start) * (options.rate / rate if options.rate else channels)
+        size = min(int(values * _FLAC_BYTES), MAX_BYTES)
+        yield (number if count > 1 else -1), 0, start, stop, size, (stop - start) / rate
+
+
+def _range(source: Input, file: soundfile.SoundFile) -> tuple[int, int]:
+    """First frame and end of what is wanted of a recording."""
+    rate = file.samplerate
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")
+    if not 0 < file.frames <= MAX_HOURS * 3600 * rate:
+        raise BadSample(f"length unknown or above {MAX_HOURS} hours", f"{file.frames} frames")
+    seconds = file.frames / rate
+    return round(min(source.start, seconds) * rate), round(min(source.stop, seconds) * rate)
+
+
+def read(job: Job, piece: Piece) -> Sample:
+    """A clip as it goes into a shard: the file itself, or a part of it as FLAC."""
+    source, options = piece.input, job.options
+    with _opened(source) as file:
+        rate = file.samplerate
+        if not piece.stop:
+            data = _checked(source, file)
+            return _sample(source, _extension(source), data, 0.0, file.frames / rate, rate)
+        ends = _range(source, file)
+        first, last = (
+            at if at in ends else _quiet_place(file, at, options.max_seconds)
+            for at in (piece.start, piece.stop)
+        )
+        values = _values(file, first, last, options.rate)
+    seconds = len(values) / (options.rate or rate)
+    if seconds < options.min_seconds or not len(values):
+        raise BadSample("ends before its header says", f"{seconds:.2f} s of a clip are left")
+    out = io.BytesIO()
+    try:
+        soundfile.write(out, values, options.rate or rate, format="FLAC", subtype="PCM_16")
+    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+        raise BadSample("cannot be written as FLAC", str(error)) from error
+    return _sample(source, "flac", out.getvalue(), first / rate, seconds, options.rate or rate)
+
+
+def _sample(
+    source: Input, extension: str, data: bytes, start: float, seconds: float, rate: int
+) -> Sample:
+    about = {
+        "path": source.name.encode("utf-8", "backslashreplace").decode(),
+        "start": round(start, 4),
+        "seconds": round(seconds, 4),
+        "sampling_rate": rate,
+    }
+    return Sample({extension: data, "json": json.dumps(about).encode()}, seconds)
+
+
+@contextmanager
+def _opened(source: Input) -> Iterator[soundfile.SoundFile]:
+    if source.size <= 0:
+        raise BadSample("no such file" if source.size < 0 else "empty audio")
+    try:
+        with soundfile.SoundFile(os.fsencode(source.path)) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise BadSample("undecodable audio", error.error_string) from error
+    except (RuntimeError, OSError) as error:
+        raise BadSample("undecodable audio", str(error)) from error
+
+
+def _extension(source: Input) -> str:
+    return os.path.splitext(source.path)[1].lower().removeprefix(".")
+
+
+def _checked(source: Input, file: soundfile.SoundFile) -> bytes:
+    """The bytes of a file that can be decoded to its end."""
+    frames = 0
+    while len(block := file.read(_BLOCK, dtype="float32")):
+        frames += len(block)
+        _refuse_infinite(block)
+    if frames < file.frames - _TOLERANCE * file.samplerate:
+        raise BadSample(
+            "ends before its header says", f"{frames} of {file.frames} frames can be decoded"
+        )
+    return Path(source.path).read_bytes()
+
+
+def _refuse_infinite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise BadSample("audio with NaN or infinity")
+
+
+def _quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
+    """The middle of the quietest moment before frame ``at``; the latest of several."""
+    searched, moment = (
+        int(seconds * file.samplerate) for seconds in (SEARCHED * max_seconds, _QUIET)
+    )
+    if searched < 2 * moment:
+        return at
+    file.seek(at - searched)
+    values = file.read(searched, dtype="float64", always_2d=True)
+    # what is no number is refused when the clip is read
+    power = (np.nan_to_num(values, posinf=0.0, neginf=0.0) ** 2).mean(axis=1)
+    sums = np.concatenate([[0.0], np.cumsum(power)])
+    hop = max(moment // 10, 1)
+    loudness = (sums[moment:] - sums[:-moment])[::-hop]  # the last moment first
+    if not len(loudness):
+        return at
+    return at - searched + len(power) - int(np.argmin(loudness)) * hop - moment // 2
+
+
+def _values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> np.ndarray:
+    """Frames ``first`` to ``last`` as int16 [n, channels]; with a ``rate`` resampled, [n]."""
+    file.seek(first)
+    if not rate and file.subtype in ("PCM_16", "PCM_S8", "PCM_U8"):
+        exact: np.ndarray = file.read(last - first, dtype="int16", always_2d=True)
+        return exact
+    values = file.read(last - first, dtype="float32", always_2d=True)
+    _refuse_infinite(values)
+    if rate and len(values):
+        ratio = Fraction(rate, file.samplerate)
+        values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
+    return np.rint(values * 32768.0).clip(-32768, 32767).astype(np.int16)
+
+
+PACKING = Packing(
+    suffixes=[f".{extension}" for extension in EXTENSIONS],
+    options=AudioOptions,
+    unit="seconds",
+    read=read,
+    survey=survey,
+    manifests=MANIFESTS,
+    check=check,
+)

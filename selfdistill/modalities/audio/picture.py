@@ -1,0 +1,100 @@
+"""Audio for people: the waveform above its log-mel picture, with masked spans shaded."""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+from selfdistill.config import RunConfig
+from selfdistill.modalities.audio.data import AudioPipeline
+from selfdistill.modalities.audio.encoder import receptive_field
+from selfdistill.modalities.audio.spectrogram import log_mel
+from selfdistill.modalities.picture import INK, MASKED, Area, SamplePicture, Shown, runs
+
+BANDS = 64
+POINTS = 1200
+"""Columns of a waveform; more cannot be told apart."""
+WAVE = "#3D85C6"
+LOUD = "#2E74B5"
+"""Of the log-mel picture, whose silence is transparent: seen on white and on a dark page."""
+LEFT, RIGHT, BELOW, BETWEEN = 0.5, 0.12, 0.38, 0.06
+"""Margins in inches."""
+MEL_SHARE = 0.62
+FLOOR = 8.0
+"""Of the log-mel picture, below its loudest place (natural logarithm)."""
+
+
+class AudioPicture(SamplePicture):
+    extensions = AudioPipeline.extensions
+    columns = 2
+
+    def __init__(self, config: RunConfig) -> None:
+        self.pipeline: AudioPipeline = AudioPipeline(config)
+        self._rate = config.input.sampling_rate
+        layers = config.encoder.conv_layers
+        self._hop = prod(layer[2] for layer in layers)
+        self._field = receptive_field(layers)
+
+    def decode(self, members: Mapping[str, bytes]) -> np.ndarray:
+        return self.pipeline.decode(members)
+
+    def measures(self, value: np.ndarray) -> dict[str, float]:
+        return {"seconds": len(value) / self._rate}
+
+    def height(self, shown: Shown, width: float) -> float:
+        return 2.1
+
+    def draw(self, area: Area, shown: Shown) -> None:
+        wide, room = area.width - LEFT - RIGHT, area.height - BELOW - BETWEEN
+        mel = MEL_SHARE * room
+        below = area.axes(LEFT, BELOW, wide, mel)
+        above = area.axes(LEFT, BELOW + mel + BETWEEN, wide, room - mel, sharex=below)
+        self._draw_wave(above, shown.value)
+        self._draw_mel(below, shown.value)
+        for axes in (above, below):
+            axes.set_facecolor("none")
+            axes.tick_params(colors=INK, labelsize=7, length=2.5)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        above.tick_params(labelbottom=False, bottom=False)
+        above.set_xlim(0, len(shown.value) / self._rate)
+        below.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
+        for first, last in runs(shown.masked) if shown.masked is not None else ():
+            span = self._seconds(first), self._seconds(last)
+            for axes in (above, below):
+                axes.axvspan(*span, color=MASKED, alpha=0.35, linewidth=0, zorder=-1)
+
+    def _seconds(self, frame: int) -> float:
+        """Where a frame begins, taken as the middle part of what it sees."""
+        return (frame * self._hop + (self._field - self._hop) / 2) / self._rate
+
+    def _draw_wave(self, axes: Axes, wave: np.ndarray) -> None:
+        step = max(len(wave) // POINTS, 1)
+        starts = np.arange(0, len(wave), step)
+        low, high = np.minimum.reduceat(wave, starts), np.maximum.reduceat(wave, starts)
+        axes.fill_between(starts / self._rate, low, high, color=WAVE, linewidth=0.6)
+        most = float(np.abs(wave).max()) or 1.0
+        axes.set_ylim(-1.05 * most, 1.05 * most)
+        axes.set_yticks([])
+
+    def _draw_mel(self, axes: Axes, wave: np.ndarray) -> None:
+        bands = log_mel(wave, self._rate, BANDS).T
+        top = max(float(bands.max()), 0.0)  # silence is white
+        # windows of 25 ms every 10 ms: of each the middle
+        start, end = 0.0075, 0.0075 + 0.01 * bands.shape[1]
+        axes.imshow(
+            bands,
+            origin="lower",
+            aspect="auto",
+            cmap=LinearSegmentedColormap.from_list("", [(*to_rgb(LOUD), 0), LOUD]),
+            extent=(start, end, -0.5, BANDS - 0.5),
+            vmin=top - FLOOR,
+            vmax=top,
+            interpolation="nearest",
+        )
+        hertz = np.array([500, 1000, 2000, 4000, 8000, 16_000])
+        hertz = hertz[hertz < 0.9 * self._rate / 2]
+        mel = np.log1p(hertz / 700) / np.log1p(self._rate / 2 / 700)
+        axes.set_yticks(mel * (BANDS + 1) - 1, [f"{h / 1000:g} kHz" for h in hertz])

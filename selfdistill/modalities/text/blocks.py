@@ -1,0 +1,170 @@
+"""Text files in blocks of whole documents: plain text, JSON lines and Parquet, compressed or not.
+
+One process reads; others look into the blocks.
+"""
+
+import gzip
+import importlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from selfdistill.errors import UserError
+from selfdistill.modalities.text.documents import Block, Ends, Kind
+from selfdistill.packing.declaration import Skipped
+from selfdistill.packing.entries import Input
+from selfdistill.packing.inputs import Inputs
+
+PLAIN = (".txt", ".txt.gz", ".txt.zst")
+JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+PARQUET = (".parquet",)
+BLOCK = 1 << 18
+"""Bytes of a block, about."""
+MAX_PLAIN = 1 << 20
+"""Bytes of a document of plain text; the rest of a longer one counts as another."""
+MAX_LINE = 1 << 24
+"""Bytes of a line of JSON; longer ones are skipped."""
+_ROWS = 256
+_BLANK = re.compile(rb"\n[ \t\r\f\v]+\n")
+
+
+class Blocks:
+    """The blocks of all inputs, in order.
+
+    Args:
+        inputs: files of the kinds above.
+        ends: of documents in plain text.
+        field: the column of Parquet files that is the text.
+
+    Attributes:
+        position: bytes of the inputs that are read, as they lie on the disk.
+    """
+
+    def __init__(self, inputs: Inputs, ends: Ends, field: str) -> None:
+        self.position = 0
+        self._inputs, self._ends, self._field = inputs, ends, field
+
+    def __iter__(self) -> Iterator[Block | Skipped]:
+        """Files that cannot be read, or not to their end, are skipped from there.
+
+        Raises:
+            UserError: a package is missing that reads such files.
+        """
+        before = 0
+        for number in range(len(self._inputs)):
+            source = self._inputs[number]
+            path = source.path.lower()
+            kinds = ((PARQUET, self._rows), (JSON, self._json), (PLAIN, self._plain))
+            read = next(read for suffixes, read in kinds if path.endswith(suffixes))
+            try:
+                yield from read(number, source)
+            except UserError:
+                raise
+            except Exception as error:  # each of the libraries has its own
+                detail = (isinstance(error, OSError) and error.strerror) or str(error)
+                yield source.name, "cannot be read to its end", detail
+            before += max(source.size, 0)
+            self.position = before
+
+    def _plain(self, number: int, source: Input) -> Iterator[Block]:
+        line = 1
+        for content, _ in self._cut(source, self._ends, MAX_PLAIN):
+            yield Block(number, source.name, line, self._ends, content)
+            line += content.count(b"\n") + (not content.endswith(b"\n"))
+
+    def _json(self, number: int, source: Input) -> Iterator[Block | Skipped]:
+        line, is_rest = 1, False
+        for content, is_whole in self._cut(source, "json", MAX_LINE):
+            if is_whole:
+                whole = content.partition(b"\n")[2] if is_rest else content
+                if whole:
+                    yield Block(number, source.name, line + is_rest, "json", whole)
+                is_rest = False
+            elif not is_rest:
+                is_rest = True
+                yield f"{source.name} ({line})", f"a line of more than {MAX_LINE:,} bytes", ""
+            line += content.count(b"\n")
+
+    def _cut(self, source: Input, kind: Kind, most: int) -> Iterator[tuple[bytes, bool]]:
+        """Blocks, and whether they end where a document does; if there is no such place in ``most``
+        bytes, they end where a line, a word or at least a character does."""
+        before, held = self.position, b""
+        with open(source.path, "rb") as raw, _unpacked(raw, source.path.lower()) as file:
+            while new := file.read(BLOCK):
+                held += new
+                self.position = before + raw.tell()
+                at = _end(held, kind)
+                is_whole = at > 0
+                if not at and len(held) >= most:
+                    at = held.rfind(b"\n") + 1 or held.rfind(b" ") + 1 or _last_character(held)
+                if at:
+                    yield held[:at], is_whole
+                    held = held[at:]
+        if held:
+            yield held, True
+
+    def _rows(self, number: int, source: Input) -> Iterator[Block | Skipped]:
+        parquet = _required("pyarrow.parquet", "pyarrow", source.path)
+        with parquet.ParquetFile(source.path) as file:
+            columns = file.schema_arrow.names
+            if self._field not in columns:
+                yield source.name, f"no column '{self._field}'", f"it has {', '.join(columns)}"
+                return
+            row, before = 1, self.position
+            for batch in file.iter_batches(_ROWS, columns=[self._field]):
+                values = batch.column(0).to_pylist()
+                self.position = before + source.size * row // (file.metadata.num_rows + 1)
+                yield Block(number, source.name, row, "rows", values)
+                row += len(values)
+
+
+def _end(held: bytes, kind: Kind) -> int:
+    """The end of the last whole document, 0 where it is not known."""
+    if kind == "file":
+        return 0
+    if kind != "blank":
+        return held.rfind(b"\n") + 1
+    at = max(held.rfind(b"\n\n"), held.rfind(b"\n\r\n")) + 1
+    return at or max((found.start() + 1 for found in _BLANK.finditer(held)), default=0)
+
+
+def _last_character(held: bytes) -> int:
+    at = len(held) - 1
+    while at > 1 and held[at] & 0xC0 == 0x80:
+        at -= 1
+    return at
+
+
+@contextmanager
+def _unpacked(raw: BinaryIO, path: str) -> Iterator[BinaryIO]:
+    if path.endswith(".gz"):
+        with gzip.open(raw, "rb") as file:
+            yield file  # type: ignore[misc]
+    elif path.endswith(".zst"):
+        with _zstd(raw, path) as file:
+            yield file
+    else:
+        yield raw
+
+
+def _zstd(raw: BinaryIO, path: str) -> Any:
+    try:
+        own = importlib.import_module("compression.zstd")  # Python 3.14
+    except ModuleNotFoundError:
+        zstandard = _required("zstandard", "zstandard", path)
+        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return io.BufferedReader(stream)
+    return own.open(raw, "rb")
+
+
+def _required(module: str, package: str, path: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"SOURCE: '{os.path.basename(path)}' can be read with the package {package} only; "
+            f"pip install {package}"
+        ) from error

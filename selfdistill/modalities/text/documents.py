@@ -1,0 +1,115 @@
+"""Blocks of text files, and the documents in them."""
+
+import json
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from selfdistill.errors import BadSample
+from selfdistill.packing.declaration import Skipped
+
+Ends = Literal["blank", "line", "file"]
+"""What ends a document of plain text: a blank line, every line, the file."""
+Kind = Literal["blank", "line", "file", "json", "rows"]
+
+_BLANK = string.whitespace + "\0"
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text.
+
+    Attributes:
+        input, name: number and name of its file.
+        line: in which it begins there, or the row; from 1. A plain line that is far too long counts
+            as several.
+        text: with the line ends of Unix.
+    """
+
+    input: int
+    name: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole documents that follow each other in a file.
+
+    Attributes:
+        input, name: number and name of the file.
+        line: the first.
+        kind: how documents are told apart.
+        content: lines (bytes), or a list of the values of rows.
+    """
+
+    input: int
+    name: str
+    line: int
+    kind: Kind
+    content: Any
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        if self.kind == "rows":
+            return sum(len(value) for value in self.content if isinstance(value, str))
+        return len(self.content)
+
+    def documents(self, field: str) -> Iterator[Document | Skipped]:
+        """The documents, and what of them has no text.
+
+        Args:
+            field: the entry of JSON objects that is the text.
+        """
+        for line, raw in self._raw():
+            try:
+                yield Document(self.input, self.name, line, _text(raw, self.kind, field))
+            except BadSample as error:
+                yield f"{self.name} ({line})", error.reason, error.detail
+
+    def _raw(self) -> Iterator[tuple[int, Any]]:
+        if self.kind == "rows":
+            yield from enumerate(self.content, self.line)
+            return
+        lines = enumerate(self.content.split(b"\n"), self.line)
+        if self.kind in ("line", "json"):
+            yield from ((number, line) for number, line in lines if line.strip())
+            return
+        held: list[bytes] = []
+        for number, line in lines:
+            is_blank = not line.strip()
+            if is_blank and self.kind == "blank" and held:
+                yield number - len(held), b"\n".join(held)
+                held = []
+            elif held or not is_blank:
+                held.append(line)
+        if held:
+            yield number + 1 - len(held), b"\n".join(held)
+
+
+def _text(raw: Any, kind: Kind, field: str) -> str:
+    text = raw if kind == "rows" else _decoded(raw)
+    if kind == "json":
+        try:
+            text = json.loads(text)[field]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadSample(f"json without the entry '{field}'", repr(error)) from error
+    if not isinstance(text, str):
+        raise BadSample("a value that is no text", type(text).__name__)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadSample("text is not UTF-8", "half of a surrogate pair") from error
+    if not text.strip(_BLANK):
+        raise BadSample("empty text")
+    return text.replace("\r\n", "\n").removesuffix("\r")
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise BadSample("text is not UTF-8", str(error)) from error

@@ -1,0 +1,44 @@
+"""Text drawn for training a tokenizer."""
+
+import heapq
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from selfdistill.masking import row_keys
+from selfdistill.modalities.text.documents import Block, Document
+
+SAMPLED_BYTES = 64 << 20
+"""Of text that a tokenizer is trained on."""
+_LINE = re.compile(r"\S.{0,998}(?:\s|\Z)|\S{1,999}", re.DOTALL)
+"""SentencePiece leaves lines of more than 4,192 bytes out."""
+
+
+def draw(blocks: Iterable[Block], seed: int, most: int = SAMPLED_BYTES) -> list[Block]:
+    """Blocks from all over the text, each as likely as another, in their order.
+
+    Args:
+        blocks: looked at once, one at a time.
+        seed: of the draw.
+        most: bytes that are kept; all is kept if it is no more.
+    """
+    held: list[tuple[int, int, Block]] = []  # the largest key first
+    total = 0
+    for number, block in enumerate(blocks):
+        key = int(row_keys(seed, np.array([number]))[0])
+        if total >= most and key > -held[0][0]:
+            continue
+        heapq.heappush(held, (-key, number, block))
+        total += block.size
+        while total > most and len(held) > 1:
+            total -= heapq.heappop(held)[2].size
+    return [block for _, _, block in sorted(held, key=lambda entry: entry[1])]
+
+
+def lines(blocks: Iterable[Block], field: str) -> Iterator[str]:
+    """Their text, in parts short enough for SentencePiece's training."""
+    for block in blocks:
+        for document in block.documents(field):
+            if isinstance(document, Document):
+                yield from _LINE.findall(document.text)

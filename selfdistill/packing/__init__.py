@@ -1,0 +1,1 @@
+"""Raw data into shards: what all modalities share."""

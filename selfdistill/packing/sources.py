@@ -1,0 +1,94 @@
+"""Sources named on the command line, as entries: folders, files, manifests."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from selfdistill.errors import UserError
+from selfdistill.packing.declaration import Packing
+from selfdistill.packing.entries import Entry
+
+_KEY = "SOURCE"
+
+
+class Sources:
+    """The files that sources stand for.
+
+    A folder stands for the files in it and below whose names end as the modality's do, in the order
+    of their relative paths; what begins with a dot is left out, and so is the folder written to.
+    Links are followed.
+
+    Args:
+        names: of the command line.
+        packing: the modality's.
+        out: the folder that is written to.
+
+    Attributes:
+        ignored: files in folders that were left out, by the end of their name.
+
+    Raises:
+        UserError: a source is not there, is of no use, or lies in ``out``.
+    """
+
+    def __init__(self, names: Sequence[str], packing: Packing, out: Path) -> None:
+        self.paths = [Path(name) for name in names]
+        self.packing = packing
+        self.out = out.resolve()
+        self.ignored: Counter[str] = Counter()
+        for path in self.paths:
+            if not path.exists():
+                raise UserError(f"{_KEY}: there is no '{path}'; check the path")
+            if path.resolve().is_relative_to(self.out):
+                raise UserError(
+                    f"{_KEY}: '{path}' lies in --out '{out}'; write the shards elsewhere"
+                )
+            if path.is_file() and not self._is_taken(path.name) and not self._manifest(path):
+                raise UserError(f"{_KEY}: '{path}' is nothing that can be packed; {self.taken()}")
+
+    def taken(self) -> str:
+        """What can be packed, in words."""
+        words = f"give folders of {', '.join(self.packing.suffixes)}, or such files"
+        if self.packing.manifests:
+            words += f", or manifests ({', '.join(self.packing.manifests)})"
+        return words
+
+    def entries(self) -> Iterator[Entry]:
+        """In the order of the sources.
+
+        Raises:
+            UserError: a folder or a manifest cannot be read.
+        """
+        for path in self.paths:
+            if path.is_dir():
+                yield from self._inside(path, "", ())
+            elif manifest := self._manifest(path):
+                yield from self.packing.manifests[manifest](path)
+            else:
+                yield Entry(str(path), path.name)
+
+    def _inside(self, folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[Entry]:
+        here = folder.resolve()
+        if here == self.out or here in above:  # a link may lead upwards
+            return
+        try:
+            found = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            raise UserError(f"{_KEY}: cannot read folder '{folder}': {error.strerror}") from error
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inner = f"{prefix}{entry.name}/"
+                yield from self._inside(Path(entry.path), inner, (*above, here))
+            elif self._is_taken(entry.name):
+                yield Entry(entry.path, prefix + entry.name)
+            else:
+                self.ignored[Path(entry.name).suffix.lower() or entry.name] += 1
+
+    def _is_taken(self, name: str) -> bool:
+        return name.lower().endswith(tuple(self.packing.suffixes))
+
+    def _manifest(self, path: Path) -> str:
+        suffix = path.suffix.lower()
+        return suffix if suffix in self.packing.manifests else ""

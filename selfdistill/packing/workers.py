@@ -1,0 +1,183 @@
+"""Work in parallel over processes, with a bar that shows how far all of them are."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from selfdistill.errors import SelfdistillError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_AHEAD = 2
+"""Tasks given out per worker; each may hold some megabytes."""
+_SHOWN_EVERY = 0.3
+"""Seconds."""
+
+
+class Stopped(Exception):
+    """The work was called off."""
+
+
+class _Counts:
+    """Samples, bytes and length done; and whether to stop."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def add(self, samples: int, size: int, length: float) -> None:
+        with self.values.get_lock():
+            if self.values[3]:
+                raise Stopped
+            for place, value in enumerate((samples, size, length)):
+                self.values[place] += value
+
+
+def _tell_nobody(samples: int, size: int, length: float) -> None:
+    pass
+
+
+_report: Callable[[int, int, float], None] = _tell_nobody
+
+
+def advance(samples: int, size: int, length: float = 0.0) -> None:
+    """Tell the bar what was done; called in the process that works.
+
+    Args:
+        size: bytes, out of the bar's ``total``.
+        length: in ``Bar``'s unit.
+    """
+    _report(samples, size, length)
+
+
+class Bar:
+    """A bar over bytes, with samples and, where they have a unit, their length behind it.
+
+    Args:
+        words: what is being done.
+        total: bytes.
+        unit: of the length; hours are shown for seconds.
+    """
+
+    def __init__(self, words: str, total: int, unit: str = "") -> None:
+        self._unit = unit
+        self._samples, self._size, self._length = 0, 0, 0.0
+        self._bar = tqdm(
+            total=total, desc=words, unit="B", unit_scale=True, disable=None, dynamic_ncols=True
+        )
+
+    def add(self, samples: int, size: int, length: float) -> None:
+        self.show(self._samples + samples, self._size + size, self._length + length)
+
+    def show(self, samples: int, size: int, length: float) -> None:
+        """What is done so far."""
+        new = size - self._size
+        self._samples, self._size, self._length = samples, size, length
+        self._bar.set_postfix_str(self._words(), refresh=False)
+        self._bar.update(new)
+
+    def skip(self, size: int) -> None:
+        """Bytes that were done before."""
+        self._bar.update(size)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _words(self) -> str:
+        words = f"{self._samples:,} samples"
+        if self._unit == "seconds":
+            words += f", {self._length / 3600:.1f} h"
+        return words
+
+
+def in_parallel(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    preload: str,
+    bar: Bar,
+) -> Iterator[Result]:
+    """What ``function`` gives for each task, in no certain order.
+
+    Args:
+        function: of a module; it calls ``advance``.
+        tasks: taken as they are needed.
+        workers: processes; 1: this one.
+        preload: a module that workers share.
+        bar: is kept up to date.
+
+    Raises:
+        SelfdistillError: a worker died.
+        Exception: what ``function`` raises; the tasks that have begun are called off.
+    """
+    if workers == 1:
+        global _report
+        before, _report = _report, bar.add
+        try:
+            yield from map(function, tasks)
+        finally:
+            _report = before
+        return
+    # not fork: this process may have threads
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload, __name__])
+    counts = _Counts(context.Array("d", 4))
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (counts.values,))
+    try:
+        yield from _results(executor, function, tasks, _AHEAD * workers, bar, counts)
+    except BrokenProcessPool as error:
+        raise SelfdistillError(
+            "a worker process was killed, perhaps for its memory; run the same command again, with "
+            "fewer --workers, to go on"
+        ) from error
+    finally:
+        counts.values[3] = 1
+        executor.shutdown(cancel_futures=True)
+
+
+def _results(
+    executor: ProcessPoolExecutor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    most: int,
+    bar: Bar,
+    counts: _Counts,
+) -> Iterator[Result]:
+    running: set[Future[Result]] = set()
+    rest = iter(tasks)
+    done_giving = False
+    while running or not done_giving:
+        while not done_giving and len(running) < most:
+            try:
+                running.add(executor.submit(function, next(rest)))
+            except StopIteration:
+                done_giving = True
+        done, running = wait(running, _SHOWN_EVERY, FIRST_COMPLETED)
+        samples, size, length, _ = counts.values[:]
+        bar.show(int(samples), int(size), length)
+        for future in done:
+            yield future.result()
+
+
+def _start_worker(values: Any) -> None:
+    global _report
+    _report = _Counts(values).add
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent calls off
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    """End with the parent, however that ends."""
+    parent.join()
+    os._exit(1)

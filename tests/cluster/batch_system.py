@@ -1,0 +1,92 @@
+"""A SLURM of two nodes on this machine."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from held import serving, until
+
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+def why_not(path: str) -> str:
+    """Why SLURM cannot be started here; empty if it can."""
+    missing = [
+        name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=path)
+    ]
+    if missing:
+        return f"SLURM is not installed: no {', '.join(missing)} (Debian: slurm-wlm and munge)"
+    return "" if os.geteuid() == 0 else "SLURM's daemons need root"
+
+
+class Slurm:
+    """Jobs of a SLURM.
+
+    Args:
+        environment: of its commands and jobs.
+        folder: where jobs are submitted.
+    """
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self.environment = environment
+        self.folder = folder
+        folder.mkdir()
+
+    def ask(self, *command: str | Path) -> str:
+        ended = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, f"{command}: {ended.stderr}"
+        return ended.stdout.strip()
+
+    def submit(self, *words: str | Path) -> str:
+        return self.ask("sbatch", "--parsable", *words)
+
+    def job(self, job: str) -> dict[str, str]:
+        """What ``scontrol show job`` says of a job, or of the task of an array."""
+        shown = self.ask("scontrol", "show", "job", job)
+        return dict(re.findall(r"(\w+)=(\S+)", shown))
+
+    def output(self, job: str) -> str:
+        """What launch/slurm.sh says."""
+        return (self.folder / f"selfdistill-{job}.out").read_text()
+
+    def log(self, job: str, rank: int) -> str:
+        """What a process of the job says."""
+        path = self.folder / f"selfdistill-{job}" / f"rank-{rank}.log"
+        return path.read_text() if path.exists() else ""
+
+    def wait(self, job: str) -> dict[str, str]:
+        """The job once it is over."""
+        until(lambda: self.job(job)["JobState"] in OVER, f"the end of {self.job(job)}")
+        return self.job(job)
+
+    def wait_until_queued_again(self, job: str) -> None:
+        """Also cut short the time that SLURM lets such a job wait."""
+        until(lambda: self.job(job).get("Reason") == "BeginTime", f"{job} is queued again")
+        self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
+
+
+def free_ports(count: int) -> list[str]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
+@contextmanager
+def local_slurm(environment: dict[str, str]) -> Iterator[Slurm]:
+    # names of sockets must be short
+    with tempfile.TemporaryDirectory(prefix="slurm-") as name:
+        folder = Path(name)
+        log = folder / "script.log"
+        with serving("local_slurm.sh", name, *free_ports(3), log=log):
+            conf = {"SLURM_CONF": str(folder / "slurm.conf")}
+            yield Slurm({**environment, **conf}, folder / "jobs")

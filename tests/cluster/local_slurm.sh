@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# SLURM with two nodes, node0 and node1, both of them this machine, until standard input ends:
+#
+#   local_slurm.sh FOLDER PORT PORT PORT
+#
+# Says "ready" once it takes jobs. Everything lies in FOLDER, whose slurm.conf is for SLURM_CONF.
+# Whatever ends this script ends its jobs and daemons too.
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+folder=$1
+host=$(hostname -s)
+export SLURM_CONF=$folder/slurm.conf
+mkdir -p "$folder/state" "$folder/spool/node0" "$folder/spool/node1"
+head -c 1024 /dev/urandom >"$folder/key"
+chmod 400 "$folder/key"
+cat >"$SLURM_CONF" <<END
+ClusterName=test
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$2
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$folder/munge
+CredType=cred/munge
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+JobRequeue=1
+KillWait=3
+SchedulerParameters=batch_sched_delay=0
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+StateSaveLocation=$folder/state
+SlurmdSpoolDir=$folder/spool/%n
+SlurmctldLogFile=$folder/slurmctld.log
+SlurmdLogFile=$folder/%n.log
+SlurmctldPidFile=$folder/slurmctld.pid
+SlurmdPidFile=$folder/%n.pid
+NodeName=node0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3 CPUs=32 State=UNKNOWN
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4 CPUs=32 State=UNKNOWN
+PartitionName=all Nodes=node[0-1] Default=YES State=UP
+END
+
+daemons=()
+end() {
+  trap - EXIT
+  set +e
+  scancel --full --signal=KILL --user=root
+  scancel --user=root
+  for _ in $(seq 50); do
+    [ -n "$(squeue --noheader)" ] || break
+    sleep 0.1
+  done
+  kill "${daemons[@]}"
+  wait
+}
+trap end EXIT
+trap 'exit 1' TERM INT HUP
+
+munged --foreground --force --socket="$folder/munge" --key-file="$folder/key" \
+  --pid-file="$folder/munged.pid" --seed-file="$folder/seed" >"$folder/munged.log" 2>&1 &
+daemons+=($!)
+slurmctld -D -c 2>"$folder/slurmctld.err" &
+daemons+=($!)
+for node in node0 node1; do
+  slurmd -D -N "$node" 2>"$folder/$node.err" &
+  daemons+=($!)
+done
+until [ "$(sinfo --noheader --format=%T 2>"$folder/sinfo.log")" = idle ]; do
+  kill -0 "${daemons[@]}"
+  sleep 0.1
+done
+echo ready
+cat >"$folder/rest"

@@ -1,0 +1,51 @@
+"""The exit codes of launch/torchrun.py."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from held import HERE, LAUNCH, until
+
+Popen = subprocess.Popen
+
+
+def start(how: str, folder: Path, environment: dict[str, str]) -> "Popen[str]":
+    options = ["--standalone", "--nproc-per-node=2", HERE / "exits.py", how, folder]
+    command = ["python", LAUNCH / "torchrun.py", *options]
+    return Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("how", "code"), [("4", 4), ("killed", 128 + signal.SIGKILL)])
+def test_first_failure(how: str, code: int, at_python: dict[str, str], tmp_path: Path) -> None:
+    launcher = start(how, tmp_path, at_python)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == code
+    assert said.count(f"process 1 failed first, with exit code {code}") == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("how", ["saves", "sleeps"])
+def test_asked_to_stop(how: str, at_python: dict[str, str], tmp_path: Path) -> None:
+    """Both what has something to save and what does not is to be run again."""
+    launcher = start(how, tmp_path, at_python)
+    until(lambda: len(list(tmp_path.iterdir())) == 2, "both processes have started")
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 75, said
+
+
+def test_before_there_are_processes(at_python: dict[str, str], tmp_path: Path) -> None:
+    command = ["python", LAUNCH / "torchrun.py", "--nnodes=2", "--master-addr=127.0.0.1", "x.py"]
+    launcher = Popen(command, env=at_python, stderr=subprocess.PIPE, text=True)
+    signals = Path(f"/proc/{launcher.pid}/status")
+    until(lambda: caught(signals.read_text(), signal.SIGTERM), "it listens", every=0.01)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == 75
+
+
+def caught(status: str, number: int) -> bool:
+    """Whether a process has a handler for a signal, by /proc/PID/status."""
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> number - 1 & 1)

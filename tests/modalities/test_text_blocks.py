@@ -1,0 +1,153 @@
+"""Text files in blocks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from selfdistill.modalities.text import blocks as text_blocks
+from selfdistill.modalities.text.blocks import Blocks
+from selfdistill.modalities.text.documents import Block, Document
+from selfdistill.modalities.text.passages import passages
+from selfdistill.modalities.text.sampling import draw, lines
+from selfdistill.packing.entries import Entry
+from selfdistill.packing.inputs import Inputs
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("BLOCK", 64), ("MAX_PLAIN", 700), ("MAX_LINE", 1024)):
+        monkeypatch.setattr(text_blocks, name, size)
+
+
+def documents(path: Path, data: bytes, ends: Any = "blank") -> tuple[list[Document], list[Any]]:
+    path.write_bytes(data)
+    blocks = Blocks(Inputs.of([Entry(str(path), path.name)]), ends, "text")
+    found = [
+        entry
+        for block in blocks
+        for entry in (block.documents("text") if isinstance(block, Block) else [block])
+    ]
+    assert blocks.position == len(data)
+    made = [entry for entry in found if isinstance(entry, Document)]
+    return made, [entry for entry in found if not isinstance(entry, Document)]
+
+
+@pytest.mark.parametrize("ends", ["blank", "line", "file"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_blocks_cut_no_document(ends: str, newline: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    written = [f"line {i} " + "\u00e9" * int(rng.integers(20)) for i in range(300)]
+    for at in rng.choice(300, 120, replace=False):
+        written[at] = " " * int(rng.integers(3))
+    text = newline.join(written)
+    found, skipped = documents(tmp_path / "a.txt", text.encode(), ends)
+    assert not skipped
+    for document in found:
+        first = document.text.split("\n")[0]
+        assert first == written[document.line - 1]
+    if ends == "blank":
+        wanted, held = [], ""
+        for line in [*written, ""]:
+            held += f"{line}\n" if line.strip() else ""
+            if not line.strip() and held:
+                wanted.append(held.strip())
+                held = ""
+        assert [document.text.strip() for document in found] == wanted
+    elif ends == "line":
+        assert [d.text for d in found] == [line for line in written if line.strip()]
+    else:
+        whole = "\n".join(document.text.strip("\n") for document in found)
+        assert whole.split() == text.split()
+
+
+@pytest.mark.parametrize("separator", ["", " "])
+def test_a_long_line_is_cut_at_a_word_or_a_character(separator: str, tmp_path: Path) -> None:
+    text = separator.join(["\u00e9\u4e2d\U0001f600"] * 400)
+    found, skipped = documents(tmp_path / "a.txt", f"{text}\nEnd.\n".encode(), "line")
+    assert not skipped
+    assert separator.join(document.text.strip() for document in found[:-1]) == text
+    assert found[-1].text == "End."
+    numbers = [document.line for document in found]
+    assert numbers == sorted(set(numbers))
+    assert len(found) == 7
+
+
+def test_a_long_line_of_json_is_skipped(tmp_path: Path) -> None:
+    row = b'{"text": "%s"}\n'
+    data = row % b"a" + row % (b"b " * 3000) + row % b"c" + row % (b"d" * 600) + row % b"e"
+    found, skipped = documents(tmp_path / "a.jsonl", data)
+    assert [(d.line, d.text[0]) for d in found] == [(1, "a"), (3, "c"), (4, "d"), (5, "e")]
+    assert skipped == [("a.jsonl (2)", "a line of more than 1,024 bytes", "")]
+    found, skipped = documents(tmp_path / "a.jsonl", row % b"a" + b'{"text": "' + b"b" * 5000)
+    assert ([d.line for d in found], len(skipped)) == ([1], 1)
+
+
+def test_the_draw_is_from_all_over() -> None:
+    blocks = [Block(0, "a", i, "line", b"x" * 100) for i in range(2000)]
+    drawn = draw(blocks, seed=0, most=20_000)
+    assert len(drawn) == 200
+    places = np.array([block.line for block in drawn])
+    assert (np.diff(places) > 0).all()
+    assert np.histogram(places, 10, (0, 2000))[0].min() > 8
+    assert draw(blocks, seed=1, most=20_000) != drawn
+    assert draw(blocks, seed=0, most=10**9) == blocks
+    assert len(draw(blocks, seed=0, most=1)) == 1
+
+
+def test_lines_for_training_are_short() -> None:
+    text = "\n".join(["word " * 500, "\u4e2d" * 3000, "short"])
+    found = list(lines([Block(0, "a", 1, "file", text.encode())], "text"))
+    assert max(len(line.encode()) for line in found) <= 4096
+    assert "".join("".join(found).split()) == "".join(text.split())
+
+
+def characters(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+def test_a_passage_ends_at_the_last_sentence_or_line_that_fits() -> None:
+    text = 'One two. "Three four?" Five six\nseven eight. \u4e5d\u5341\u3002\u5341\u4e00 Nine'
+    found = passages([text], 22, characters, join=False)
+    assert [passage.text for passage in found] == [
+        'One two. "Three four?"',
+        "Five six\nseven eight.",
+        "\u4e5d\u5341\u3002\u5341\u4e00 Nine",
+    ]
+    assert [passage.tokens for passage in found] == [22, 21, 10]
+
+
+def test_a_count_that_does_not_add_up_is_checked() -> None:
+    """Such as of tokenizers that take a word for something else in a text's midst."""
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(text) + 5 * text.count(". ") for text in texts]
+
+    found = passages(["Aa. Bb. Cc. Dd. Ee. Ff. Gg. Hh."], 20, count, join=True)
+    assert max(count([passage.text])[0] for passage in found) <= 20
+    assert all(passage.tokens == count([passage.text])[0] for passage in found)
+    assert " ".join(passage.text for passage in found) == "Aa. Bb. Cc. Dd. Ee. Ff. Gg. Hh."
+
+
+def test_passages_know_their_document() -> None:
+    texts = ["A a. B b.", "C c.", "D d. E e. F f."]
+    apart = passages(texts, 9, characters, join=False)
+    assert [(p.text, p.document) for p in apart] == [
+        ("A a. B b.", 0),
+        ("C c.", 1),
+        ("D d. E e.", 2),
+        ("F f.", 2),
+    ]
+    joined = passages(texts, 20, characters, join=True)
+    assert [(p.text, p.document) for p in joined] == [
+        ("A a. B b.\nC c.\nD d.", 0),
+        ("E e. F f.", 2),
+    ]
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000 + "a", "a\n" * 100_000, ". " * 9999])
+def test_odd_texts_take_no_time(text: str) -> None:
+    found = passages([text], 500, characters, join=True)
+    assert max(passage.tokens for passage in found) <= 500
+    assert sum(p.text.count("a") for p in found) == text.count("a")

@@ -1,0 +1,57 @@
+"""torchrun that keeps exit codes.
+
+    python launch/torchrun.py --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST \
+        -m selfdistill pretrain CONFIG
+
+on each of two nodes, with its own --node-rank. Takes torchrun's options, and differs from it in
+two things: it exits with the code of the process that failed first, where torchrun exits with 1;
+and it passes SIGTERM, SIGINT and SIGUSR1 on and waits for as long as saving takes, where torchrun
+waits for 30 seconds and exits with 1.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+
+import psutil
+
+PREEMPTED = 75
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+passed_on: set[int] = set()
+
+
+def pass_on(number: int, _: FrameType | None) -> None:
+    """Hand a signal to the processes; without any, there is nothing to wait for."""
+    passed_on.add(number)
+    children = psutil.Process().children()
+    if not children:
+        sys.exit(PREEMPTED)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
+
+
+def main() -> int:
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torchrun's; the others are ours
+    # imported here, because it takes seconds, in which a signal may come
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        print(f"torchrun: process {rank} failed first, with exit code {code}", file=sys.stderr)
+        # the signal came before there was a step to save
+        return PREEMPTED if code - 128 in passed_on else code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -192,8 +192,6 @@ def _claimed(path: Path) -> Iterator[int | None]:
     finally:
         if mine and _is(path, descriptor):
             path.unlink(missing_ok=True)
-        # a child forked meanwhile has the descriptor too, and would keep the lock
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
@@ -204,6 +202,7 @@ def _alone(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # a child forked meanwhile has the descriptor too, and would keep the lock
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 

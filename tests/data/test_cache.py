@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -243,18 +244,29 @@ def test_who_waits_is_told(
     assert [record.getMessage() for record in caplog.records] == ([] if patient else waited)
 
 
-def test_a_lock_does_not_outlive_its_owner_in_a_child(folder: Path) -> None:
+@pytest.mark.parametrize("moment", ["while room is made", "while it is written"])
+def test_locks_do_not_outlive_their_owner_in_a_child(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     """A worker forked in the middle of a download has the descriptors too."""
-    fork = multiprocessing.get_context("fork")
-    child = fork.Process(target=time.sleep, args=(20,))
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,))
+    usage = shutil.disk_usage
 
-    def fill(descriptor: int) -> None:
+    def fork_and_tell(folder: Path) -> object:
+        monkeypatch.setattr(cache_module.shutil, "disk_usage", usage)
         child.start()
+        return usage(folder)
+
+    def fail(descriptor: int) -> None:
+        if moment == "while it is written":
+            child.start()
         raise SelfdistillError("gone")
 
+    if moment == "while room is made":
+        monkeypatch.setattr(cache_module.shutil, "disk_usage", fork_and_tell)
     cache = Cache(folder, 1000)
     with pytest.raises(SelfdistillError):
-        cache.open(full("a.tar"), 8, fill)
+        cache.open(full("a.tar"), 8, fail)
     try:
         start = time.monotonic()
         assert put(cache, "a.tar") == b"12345678"
@@ -262,6 +274,27 @@ def test_a_lock_does_not_outlive_its_owner_in_a_child(folder: Path) -> None:
     finally:
         child.kill()
         child.join()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_lock_on_what_another_process_has_just_finished_or_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    cache, flock, part = Cache(folder, 1000), fcntl.flock, folder / full("a.tar.part")
+
+    def late(descriptor: int, kind: int) -> None:
+        if kind & fcntl.LOCK_NB:
+            monkeypatch.setattr(cache_module.fcntl, "flock", flock)
+            if finished:
+                part.write_bytes(b"12345678")
+                part.rename(folder / full("a.tar"))
+            else:
+                part.unlink()
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(cache_module.fcntl, "flock", late)
+    assert put(cache, "a.tar") == b"12345678"
+    assert names(folder) == {"a.tar"}
 
 
 def test_a_damaged_copy_is_not_used(folder: Path) -> None:

@@ -27,6 +27,7 @@ from selfdistill.data import cache as cache_module
 from selfdistill.data import remote as remote_module
 from selfdistill.data.loader import Source, training_batches
 from selfdistill.data.shards import ShardSet, open_shards
+from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.types import Batch
 
@@ -156,7 +157,9 @@ class TestWithoutIndexes:
         self, server: RoughServer, expected: list[Sample], tmp_path: Path
     ) -> None:
         without_sidecars(server)
-        assert everything(open_at(server, tmp_path, cache_bytes=SIZE - 1)) == expected
+        shards = open_at(server, tmp_path, cache_bytes=SIZE - 1)
+        assert len(server.asked("s-0.tar")) < 8  # not one for each of the 24 headers
+        assert everything(shards) == expected
         assert kept(tmp_path) == []
 
 
@@ -211,6 +214,29 @@ class TestErrors:
         server.files["/s-0.tar"] = server.files["/s-0.tar"][:-1] + b"\1"
         with pytest.raises(SelfdistillError, match="is not what it was when the run started"):
             shards.read(0)
+        assert kept(tmp_path) == []
+
+    @pytest.mark.parametrize("moment", ["before", "meanwhile"])
+    def test_a_change_around_a_download(
+        self, server: RoughServer, tmp_path: Path, moment: str
+    ) -> None:
+        server.ranges = False
+        unsigned = write_sidecar(tmp_path / "disk/s-0.tar", lengths=None, digest="")
+        server.files["/s-0.tar.index"] = unsigned.read_bytes()
+        shards = open_at(server, tmp_path)
+        content, asked = server.files["/s-0.tar"], len(server.requests)
+
+        def replace(number: int, path: str) -> None:
+            if len(server.requests) - asked == 2:  # the first looks at the state of the file
+                server.files["/s-0.tar"] = content[::-1]
+
+        if moment == "before":
+            server.files["/s-0.tar"] = content[::-1]
+        else:
+            server.fault = replace
+        with pytest.raises(SelfdistillError, match="is not what it was when the run started"):
+            shards.read(0)
+        assert len(server.requests) - asked == (1 if moment == "before" else 3)
         assert kept(tmp_path) == []
 
     def test_a_shorter_body_is_never_used(self, server: RoughServer, tmp_path: Path) -> None:

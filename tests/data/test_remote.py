@@ -12,7 +12,7 @@ from rough_server import Fault, RoughServer, access, running, tag
 
 from selfdistill.data import remote as remote_module
 from selfdistill.data.address import Access, Remote, without_secrets
-from selfdistill.data.remote import RemoteFile, TooLarge
+from selfdistill.data.remote import RemoteFile, TooLarge, persistently
 from selfdistill.data.stores import limited
 from selfdistill.data.transport import Broken, Refused, Stamp
 from selfdistill.data.web import _wait
@@ -308,6 +308,19 @@ def test_errors_and_warnings_hold_no_secrets(
         assert "sesame" not in "".join(traceback.format_exception(raised.value))
     assert len(caplog.records) == 8
     assert "sesame" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Broken, Refused])
+def test_what_libraries_say_is_cleaned(
+    server: RoughServer, caplog: pytest.LogCaptureFixture, kind: type[Exception]
+) -> None:
+    def fail() -> None:
+        raise kind("403 for\nurl https://store/a?X-Amz-Signature=sesame&x=1")
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(SelfdistillError) as raised:
+        persistently(fail, Remote("s3://store/a"), "data.train")
+    assert "403 for url https://store/a?..." in str(raised.value)
+    assert "sesame" not in "".join(traceback.format_exception(raised.value)) + caplog.text
 
 
 def test_names_and_neighbours() -> None:

@@ -108,8 +108,10 @@ class TestS3:
             process.join(30)
         assert [process.exitcode for process in processes] == [0, 0]
 
-    def test_a_changed_shard(self, bucket: str, tmp_path: Path) -> None:
-        shards = open_shards([f"{bucket}/d/*.tar"], ["jpg"], access(tmp_path))
+    @pytest.mark.parametrize("bound", [10**9, 0])
+    def test_a_changed_shard(self, bucket: str, tmp_path: Path, bound: int) -> None:
+        limits = access(tmp_path, cache_bytes=bound)
+        shards = open_shards([f"{bucket}/d/*.tar"], ["jpg"], limits)
         old = self.client.get_object(Bucket="bucket", Key="d/s-1.tar")["Body"].read()
         self.client.put_object(Bucket="bucket", Key="d/s-1.tar", Body=old[::-1])
         words = "shard 's3://bucket/d/s-1.tar' is not what it was when the run started"
@@ -243,8 +245,10 @@ class TestHub:
         assert everything(open_shards([url], ["jpg"], access(tmp_path, cache_bytes=0))) == expected
         assert hub.tokens == {"Bearer hf_sesame"}
 
-    def test_a_changed_shard(self, hub: Hub, tmp_path: Path) -> None:
-        shards = open_shards(["hf://datasets/someone/things/data"], ["jpg"], access(tmp_path))
+    @pytest.mark.parametrize("bound", [10**9, 0])
+    def test_a_changed_shard(self, hub: Hub, tmp_path: Path, bound: int) -> None:
+        limits = access(tmp_path, cache_bytes=bound)
+        shards = open_shards(["hf://datasets/someone/things/data"], ["jpg"], limits)
         hub.files["data/s-1.tar"] = hub.files["data/s-1.tar"][::-1]
         shards.read(0)
         with pytest.raises(SelfdistillError, match="is not what it was when the run started"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from selfdistill.config import DataConfig, RunConfig
 from selfdistill.config_file import build_config, load_config
-from selfdistill.data.address import Access
+from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.locations import Location, resolve
 from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.durable import write_atomically

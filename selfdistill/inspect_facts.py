@@ -160,8 +160,9 @@ def _padding(subject: Subject, config: RunConfig, looked: Looked, seed: int) -> 
     if amount and pipeline is not None:
         unit = subject.modality.length_unit
         own = np.minimum(np.array(looked.measures[unit], np.float32), np.float32(pipeline.longest))
-        copies = -int(-STEPS * amount // own.sum(dtype=np.float64))
-        own, lengths = np.tile(own, copies), np.tile(lengths, copies)
+        # as many as there are: of few, a step has what training would give it
+        count = min(len(subject.shards), int(STEPS * amount / own.mean(dtype=np.float64)) + 1)
+        own, lengths = np.resize(own, count), np.resize(lengths, count)
         try:
             plan = ByLength(SampleOrder([len(own)], seed), own, amount, 1)
         except UserError as error:
@@ -183,7 +184,9 @@ def _faults(subject: Subject, looked: Looked) -> list[Row]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
         key, reason, detail = looked.bad[0]
         first = f"{key}: {reason} {detail}".rstrip()
-        words = f"{len(looked.bad)} of {looked.count:,} samples looked at: {reasons} (such as {first})"
+        words = (
+            f"{len(looked.bad)} of {looked.count:,} samples looked at: {reasons} (such as {first})"
+        )
     rows = [("bad samples", words)]
     if shards.skipped:
         rows.append(("left out", f"{shards.skipped:,} samples without such a member"))

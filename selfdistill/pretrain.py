@@ -91,7 +91,8 @@ def _run(
         start.load_into(model)
     checkpointer = writer = checkpoint = None
     if run_dir is not None:
-        checkpointer = Checkpointer(run_dir.checkpoints, config.checkpoint.keep)
+        kept = config.checkpoint
+        checkpointer = Checkpointer(run_dir.checkpoints, kept.keep, kept.keep_every)
         writer = MetricsWriter(run_dir, config.log.tensorboard)
     if resumed is not None:
         checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from selfdistill.config import RunConfig
-from selfdistill.data.address import Access, Remote
+from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.loader import Source
 from selfdistill.data.locations import resolve
 from selfdistill.data.shards import open_shards

@@ -203,10 +203,14 @@ def test_a_config_tells_what_is_padding(tmp_path: Path, rng: np.random.Generator
     assert found["padding"] == "25.0% of the inputs in batches of 16 samples"
     found = rows(inspect_data([*words, "train.batch_size=16", "train.accumulate=16"]))
     assert found["padding"] == "0.0% of the inputs in batches of 1 samples"
-    found = rows(inspect_data([*words, "data.batch_length=1.2"]))
+    # three steps of an epoch: eight short clips, and twice four long ones, if rounding lets them
+    found = rows(inspect_data([*words, "data.batch_length=0.8"]))
     share, batches = found["padding"].split("% of the inputs in ")
-    assert batches == "batches of 1.2 seconds"
+    assert batches == "batches of 0.8 seconds"
     assert float(share) < 5
+    # two steps: two long clips come to the short ones
+    found = rows(inspect_data([*words, "data.batch_length=1.2"]))
+    assert found["padding"] == "25.0% of the inputs in batches of 1.2 seconds"
     found = rows(inspect_data([*words, "data.batch_length=0.15"]))
     assert found["padding"].startswith("data.batch_length: 0.15 does not hold one of the longest")
 

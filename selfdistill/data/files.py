@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from selfdistill.data.address import Remote
+from selfdistill.data.elsewhere.address import Remote
 from selfdistill.data.locations import SUFFIXES, Location, resolve
 from selfdistill.data.plain import Samples
 from selfdistill.data.shards import ShardSet

@@ -10,10 +10,10 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from selfdistill.config import DataConfig
-from selfdistill.data.address import PIPE, WEB, Access, Remote, without_secrets
-from selfdistill.data.remote import persistently
+from selfdistill.data.elsewhere.address import PIPE, WEB, Access, Remote, without_secrets
+from selfdistill.data.elsewhere.remote import persistently
+from selfdistill.data.elsewhere.stores import SCHEMES, matches, members, missing_package
 from selfdistill.data.sidecar import SUFFIX
-from selfdistill.data.stores import SCHEMES, matches, members, missing_package
 from selfdistill.errors import UserError
 
 Location = Path | Remote

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from selfdistill.config import DataConfig
-from selfdistill.data.address import Access, Remote
-from selfdistill.data.fetch import Fetcher, RemoteShard
+from selfdistill.data.elsewhere.address import Access, Remote
+from selfdistill.data.elsewhere.fetch import Fetcher, RemoteShard
 from selfdistill.data.locations import Location, resolve
 from selfdistill.data.shard import LocalShard, Shard
 from selfdistill.data.sidecar import BadSidecar, Sidecar

@@ -44,7 +44,7 @@ def tally(shards: ShardSet) -> Tally:
     if lengths is not None and not np.isfinite(lengths).all():
         lengths = None
     members = {extension: count for count, extension in found if count}
-    here = all(shard.is_here for shard in shards._shards)
+    here = shards.is_here
     return Tally(members, size, sorted(others)[:8], lengths, here)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from selfdistill.config import EvalConfig, RunConfig, TaskConfig
-from selfdistill.data.address import Access
+from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.data.tarindex import LABEL

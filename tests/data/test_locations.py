@@ -7,9 +7,9 @@ from rough_server import access
 
 from selfdistill.config import DataConfig
 from selfdistill.data import locations
-from selfdistill.data.address import Access, Remote
+from selfdistill.data.elsewhere.address import Access, Remote
+from selfdistill.data.elsewhere.transport import Broken
 from selfdistill.data.locations import Location, resolve
-from selfdistill.data.transport import Broken
 from selfdistill.errors import UserError
 
 
@@ -99,7 +99,7 @@ class TestElsewhere:
 
         monkeypatch.setattr(locations, "matches", matches)
         monkeypatch.setattr(locations, "members", members)
-        monkeypatch.setattr("selfdistill.data.remote.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("selfdistill.data.elsewhere.remote.FIRST_PAUSE", 0.01)
         found = resolve(["s3://b/*", "s3://b/d", "s3://b/file"], access=access(Path("x")))
         expected = ["s3://b/1.tar", "s3://b/2.tar.gz", "s3://b/d/x.tgz", "s3://b/file"]
         assert urls(found) == expected

@@ -73,6 +73,23 @@ def test_others_are_read_whole(options: dict[str, Any], make: Make) -> None:
     assert all(tokenizer.encode_literally(s) == whole(tokenizer, s) for s in STRINGS[:200])
 
 
+def test_a_space_that_is_no_piece_may_join_words(make: Make) -> None:
+    given = make()
+    without = given.content.replace('"\u2581",', '"\ue000",')
+    assert without != given.content
+    tokenizer = parse_tokenizer(without, given.path)
+    assert tokenizer.words is None
+    assert tokenizer.encode_literally("\u00bf \u00bf") == [tokenizer.unk_id]
+
+
+def test_text_never_becomes_a_special_token(make: Make) -> None:
+    tokenizer = make(required_chars="", passages=["bade kilo mu"] * 50, vocab_size=30)
+    assert tokenizer.words is not None
+    text = "ba <s> ki"
+    assert tokenizer.encode_literally(text) == whole(tokenizer, text)
+    assert not tokenizer.special_ids - {tokenizer.unk_id} & set(tokenizer.encode_literally(text))
+
+
 def test_byte_level_tokenizers_are_read_whole(tmp_path: Path) -> None:
     assert load_tokenizer(byte_level(tmp_path / "tokenizer.json")).words is None
 

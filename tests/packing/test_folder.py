@@ -101,7 +101,10 @@ def test_what_lies_beside_must_stay_the_same(tmp_path: Path) -> None:
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     job = Job(tmp_path, Options())
     with locked(job):
-        with pytest.raises(ValueError, match="bytes"), writing(job, tmp_path / "a") as path:
+        with (
+            pytest.raises(ValueError, match="negative count"),
+            writing(job, tmp_path / "a") as path,
+        ):
             path.write_bytes(bytes(-path.write_bytes(b"half")))
         with writing(job, tmp_path / "nothing"):
             pass

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def die(number: int) -> int:
 
 
 def mark(path: str) -> None:
-    for _ in range(20_000):
+    for _ in range(200):
+        time.sleep(0.005)
         advance(1, 1)
     Path(path).touch()
 
@@ -75,4 +77,4 @@ def test_work_that_is_called_off_ends_soon(tmp_path: Path) -> None:
         results = in_parallel(mark, paths, 2, __name__, bar)
         next(results)
         results.close()
-    assert len(list(tmp_path.iterdir())) < 7
+    assert len(list(tmp_path.iterdir())) <= 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfdistill.cli import main
 from selfdistill.config_file import load_config
 from selfdistill.data.loader import _Plan
-from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.saving import Saver
 from selfdistill.evaluation import Evaluation
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
@@ -268,7 +268,7 @@ def test_what_the_time_of_training_is(
 
     delayed(_Plan, "step", 1000)
     delayed(Evaluation, "__call__", 100_000)
-    delayed(Checkpointer, "save", 100_000)
+    delayed(Saver, "save", 100_000)
     assert here(config("image"), *THREE_STEPS, "eval.every=1", "checkpoint.every=1").code == 0
     for row in rows(tmp_path / "run"):
         assert row["train_seconds"] == pytest.approx(1000 * row["step"], abs=500)

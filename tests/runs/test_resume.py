@@ -77,9 +77,12 @@ def test_killed(
     words = [config(modality), f"data.workers={workers}"]
     killed = interrupt(start, words, tmp_path / "run", step, signal.SIGKILL)
     assert killed.process.exitcode == -signal.SIGKILL
+    # that of step 7 is written meanwhile, and that of step 14 waits for it
+    saved = any((tmp_path / "run").glob("checkpoints/step-*"))
+    assert saved or step < 15
     ended = pretrain(*words)
     assert ended.code == 0, ended.stderr
-    assert ("resumed from" in ended.stderr) == (step >= 8)
+    assert ("resumed from" in ended.stderr) == saved
     assert_same(tmp_path / "run", reference(modality))
     assert killed.left_behind() == []
 

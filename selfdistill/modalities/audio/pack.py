@@ -217,14 +217,12 @@ def _quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
 def _values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> np.ndarray:
     """Frames ``first`` to ``last`` as int16 [n, channels]; with a ``rate`` resampled, [n]."""
     file.seek(first)
-    if not rate and file.subtype in ("PCM_16", "PCM_S8", "PCM_U8"):
-        exact: np.ndarray = file.read(last - first, dtype="int16", always_2d=True)
-        return exact
     values = file.read(last - first, dtype="float32", always_2d=True)
     _refuse_infinite(values)
     if rate and len(values):
         ratio = Fraction(rate, file.samplerate)
         values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
+    # exact for what had 16 bits
     return np.rint(values * 32768.0).clip(-32768, 32767).astype(np.int16)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from selfdistill.config import RunConfig
-from selfdistill.data.address import Access
+from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.durable import write_atomically

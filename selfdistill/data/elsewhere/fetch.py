@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from selfdistill.data.address import Access, Remote
-from selfdistill.data.cache import Cache, NoRoom
+from selfdistill.data.elsewhere.address import Access, Remote
+from selfdistill.data.elsewhere.cache import Cache, NoRoom
+from selfdistill.data.elsewhere.ranges import Ahead, open_ranges
+from selfdistill.data.elsewhere.remote import RemoteFile, TooLarge
+from selfdistill.data.elsewhere.transport import Stamp
 from selfdistill.data.headers import list_tar
-from selfdistill.data.ranges import Ahead, open_ranges
-from selfdistill.data.remote import RemoteFile, TooLarge
 from selfdistill.data.shard import Shard, check_size
 from selfdistill.data.sidecar import (
     SIDECAR_BYTES,
@@ -25,7 +26,6 @@ from selfdistill.data.sidecar import (
 )
 from selfdistill.data.sources import FileSource, Source, changed
 from selfdistill.data.tarindex import Contents
-from selfdistill.data.transport import Stamp
 from selfdistill.errors import SelfdistillError
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from rough_server import eventually
 
-from selfdistill.data import cache as cache_module
-from selfdistill.data.cache import Cache, NoRoom
+from selfdistill.data.elsewhere import cache as cache_module
+from selfdistill.data.elsewhere.cache import Cache, NoRoom
 from selfdistill.errors import SelfdistillError, UserError
 
 # a process that says that it writes, and then waits for an end that it does not see
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from selfdistill.data.cache import Cache
+from selfdistill.data.elsewhere.cache import Cache
 def fill(descriptor):
     os.write(descriptor, b"half")
     print("writing", flush=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from selfdistill.data.transport import Broken, Refused, Stamp, Transport, in_background
+from selfdistill.data.elsewhere.transport import Broken, Refused, Stamp, Transport, in_background
 
 SCHEMES = ("hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 PART = 8 << 20

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from selfdistill.data.remote import PART, RemoteFile
+from selfdistill.data.elsewhere.remote import PART, RemoteFile
+from selfdistill.data.elsewhere.transport import Stamp
 from selfdistill.data.sources import GZIP, MemorySource, Source, inflate
-from selfdistill.data.transport import Stamp
 
 GAP = 64 << 10
 """Bytes between two places below which both are asked for together."""

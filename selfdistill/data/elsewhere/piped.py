@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Generator
 from contextlib import suppress
 
-from selfdistill.data.transport import CHUNK, Broken, Refused, Stamp, Transport
+from selfdistill.data.elsewhere.transport import CHUNK, Broken, Refused, Stamp, Transport
 
 
 class PipedFile(Transport):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rough_server import Fault, RoughServer, access, running, tag
 
-from selfdistill.data import remote as remote_module
-from selfdistill.data.address import Access, Remote, without_secrets
-from selfdistill.data.remote import RemoteFile, TooLarge, persistently
-from selfdistill.data.stores import limited
-from selfdistill.data.transport import Broken, Refused, Stamp
-from selfdistill.data.web import _wait
+from selfdistill.data.elsewhere import remote as remote_module
+from selfdistill.data.elsewhere.address import Access, Remote, without_secrets
+from selfdistill.data.elsewhere.remote import RemoteFile, TooLarge, persistently
+from selfdistill.data.elsewhere.stores import limited
+from selfdistill.data.elsewhere.transport import Broken, Refused, Stamp
+from selfdistill.data.elsewhere.web import _wait
 from selfdistill.errors import SelfdistillError, UserError
 
 CONTENT = os.urandom(10_000)

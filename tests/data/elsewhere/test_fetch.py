@@ -23,8 +23,8 @@ from rough_server import (
     tar_bytes,
 )
 
-from selfdistill.data import cache as cache_module
-from selfdistill.data import remote as remote_module
+from selfdistill.data.elsewhere import cache as cache_module
+from selfdistill.data.elsewhere import remote as remote_module
 from selfdistill.data.loader import Source, training_batches
 from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.data.sidecar import write_sidecar

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill.data.address import Access
+from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.sidecar import SUFFIX, write_sidecar
 
 MEMBERS = [(f"{i:03d}.{e}", f"{e}{i}".encode() * 300) for i in range(12) for e in ("jpg", "cls")]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from selfdistill.data.transport import CHUNK, Broken, Changed, Refused, Stamp, Transport
+from selfdistill.data.elsewhere.transport import CHUNK, Broken, Changed, Refused, Stamp, Transport
 
 LONGEST_WAIT = 120.0
 """Seconds that a server may ask us to wait."""

@@ -15,8 +15,8 @@ import huggingface_hub.constants
 import pytest
 from rough_server import access, shards_on_disk
 
-from selfdistill.data import remote as remote_module
-from selfdistill.data import stores
+from selfdistill.data.elsewhere import remote as remote_module
+from selfdistill.data.elsewhere import stores
 from selfdistill.data.locations import resolve
 from selfdistill.data.shards import ShardSet, open_shards
 from selfdistill.errors import SelfdistillError, UserError

@@ -12,12 +12,19 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from selfdistill.data.address import PIPE, WEB, Access, Remote, without_secrets
-from selfdistill.data.piped import PipedFile
+from selfdistill.data.elsewhere.address import PIPE, WEB, Access, Remote, without_secrets
+from selfdistill.data.elsewhere.piped import PipedFile
+from selfdistill.data.elsewhere.stores import StoredFile
+from selfdistill.data.elsewhere.transport import (
+    Broken,
+    Changed,
+    Refused,
+    Stamp,
+    Transport,
+    in_background,
+)
+from selfdistill.data.elsewhere.web import WebFile
 from selfdistill.data.sources import changed
-from selfdistill.data.stores import StoredFile
-from selfdistill.data.transport import Broken, Changed, Refused, Stamp, Transport, in_background
-from selfdistill.data.web import WebFile
 from selfdistill.errors import SelfdistillError, UserError
 
 ATTEMPTS = 5

@@ -6,18 +6,20 @@
 # Submit it from a folder that all nodes see, with selfdistill's environment active. What is asked
 # for below are defaults: options of sbatch stand before the script and win. On CPUs:
 #
-#   ACCELERATE_USE_CPU=true sbatch --nodes=1 --ntasks-per-node=2 --gpus-per-node=0 launch/slurm.sh ...
+#   ACCELERATE_USE_CPU=true sbatch --nodes=1 --ntasks-per-node=2 --gpus-per-node=0 \
+#     launch/slurm.sh CONFIG [key=value ...]
 #
 # In a job array %A and %a in the words are the numbers of the array and of the task:
 #
 #   sbatch --array=0-2 launch/slurm.sh CONFIG seed=%a run_dir=runs/mine-%a
 #
 # selfdistill-JOB.out has what this script says, selfdistill-JOB/rank-N.log what process N says.
-# 120 seconds before the time limit SLURM sends USR1: time for a step and a checkpoint. Then, and
-# whenever the run was preempted after saving, the job is queued again and goes on where it was.
+# 120 seconds before the time limit SLURM sends USR1: time for a step and a checkpoint; where these
+# take longer, raise --signal and PATIENCE. Then, and whenever the run was preempted after saving,
+# the job is queued again and goes on where it was.
 #
-# srun starts the processes without accelerate launch or torchrun in between, which exit with 1 where
-# this script has to know 75, preempted after saving, from a mistake.
+# srun starts the processes without accelerate launch or torchrun in between, which exit with 1
+# where this script has to know 75, preempted after saving, from a mistake.
 #SBATCH --job-name=selfdistill
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -30,7 +32,7 @@
 #SBATCH --output=%x-%j.out
 set -u
 PATIENCE=90 # seconds from USR1 to queueing again what has not ended; less than --signal leaves
-GRACE=30    # seconds that the other processes have after the first one failed
+GRACE=30    # seconds that the other processes have after one failed
 
 say() { echo "$(date '+%F %T') $*"; }
 
@@ -79,22 +81,24 @@ requeue() {
   fi
 }
 
+srun=
+asked=
 # shellcheck disable=SC2317
 stop() {
   say "asked to stop; passed on to all processes"
-  kill -USR1 "$srun" # which hands it to them; of TERM it would kill them
   asked=${asked:-$SECONDS}
+  [ -z "$srun" ] || kill -USR1 "$srun" # which hands it to them; of TERM it would kill them
 }
+trap stop USR1
+trap 'if running; then stop; fi' TERM # SLURM's own TERM reaches the processes too
 
-say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS processes on" \
+say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${SLURM_NTASKS:-?} processes on" \
   "$SLURM_JOB_NODELIST, logs in $logs"
 srun --kill-on-bad-exit=0 --wait=0 --input=none --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   --open-mode=append --output="$logs/rank-%t.log" bash -c "$task" task "$@" &
 srun=$!
-asked=
+[ -z "$asked" ] || kill -USR1 "$srun"
 failed=
-trap stop USR1
-trap 'if running; then stop; fi' TERM # SLURM's own TERM reached the processes too
 while kill -0 "$srun" 2>/dev/null; do
   sleep 1 &
   wait $! # which a signal interrupts
@@ -103,7 +107,7 @@ while kill -0 "$srun" 2>/dev/null; do
     requeue
     exit 75
   fi
-  if [ -z "$failed" ] && [ -e "$FIRST_EXIT" ]; then
+  if [ -z "$failed" ] && [ -e "$FIRST_EXIT" ] && ! grep -q "^75 " "$FIRST_EXIT"; then
     failed=$SECONDS
   elif [ -n "$failed" ] && ((SECONDS - failed >= GRACE)); then
     kill -TERM "$srun" # a process that failed leaves others waiting for it

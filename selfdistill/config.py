@@ -173,6 +173,11 @@ class TrainConfig:
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     deterministic: bool = False
+    activation_checkpointing: bool = False
+    """Compute blocks and convolutions of positions and decoders once more in the backward pass, in
+    place of keeping what is inside them: less memory, more time."""
+    compile: bool = False
+    """Compile these parts with torch.compile, which takes a minute or more at the start."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,12 @@ class DataConfig:
 class CheckpointConfig:
     every: int = 5_000
     keep: int = 3
+    """The newest ones that stay."""
+    keep_every: int = 0
+    """Besides, those of every so many steps stay for good; 0: none."""
+    best: Literal["", "linear", "few_shot", "knn"] = ""
+    """Besides, the one with the highest accuracy of this probe stays, on average over the labelled
+    sets; empty: none."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ NOT_NEGATIVE = (
     "optim.clip_norm",
     "data.workers",
     "data.batch_length",
+    "checkpoint.keep_every",
     "eval.every",
 )
 POSITIVE = (
@@ -143,6 +144,14 @@ def _check_contradictions(config: RunConfig) -> None:
         config,
         "train.batch_size",
         f"is not a multiple of train.accumulate {train.accumulate}",
+    )
+    _need(
+        not config.checkpoint.best
+        or (config.eval.every > 0 and config.eval.every % config.checkpoint.every == 0),
+        config,
+        "checkpoint.best",
+        f"needs a checkpoint at each evaluation, but eval.every {config.eval.every} is no multiple "
+        f"of checkpoint.every {config.checkpoint.every}",
     )
 
 

@@ -11,6 +11,7 @@ from selfdistill.data.pipeline import InputPipeline
 from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import Progress, by_modality
 from selfdistill.engine.run_dir import RunDir
+from selfdistill.engine.sharding import whole_student
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import errors_of
 from selfdistill.modalities.backbone import Backbones, build_backbones
@@ -52,7 +53,7 @@ class Evaluation:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Evaluate after ``step`` steps; returns what is to be logged."""
-        scalars = self._evaluate(step)
+        scalars = self._evaluate(step, self._trained())
         self.trainer.accelerator.wait_for_everyone()
         return scalars
 
@@ -65,16 +66,22 @@ class Evaluation:
     def make_up_for(self) -> None:
         """Evaluate a run that was killed between its last checkpoint and the end."""
         step, last = self.trainer.step_count, self._last()
+        trained = self._trained()
         if any(last.get(name, {}).get("step") != step for name in self.evaluators):
-            self.trainer.log_evaluation(self._evaluate(step))
+            self.trainer.log_evaluation(self._evaluate(step, trained))
 
-    def _evaluate(self, step: int) -> dict[str, float]:
-        if self.run_dir is None or not self.evaluators:
+    def _trained(self) -> Backbones | None:
+        """The student on the main process; all processes have a part in it."""
+        if not any(part.eval.tasks for part in self.parts.values()):
+            return None
+        return whole_student(self.trainer.plain_model, self.config, self.trainer.accelerator)
+
+    def _evaluate(self, step: int, trained: Backbones | None) -> dict[str, float]:
+        if self.run_dir is None or trained is None:
             return {}
         self.progress.log(f"evaluating frozen features after {step} steps")
         known = all(evaluator.baselines for evaluator in self.evaluators.values())
         untrained = None if known else self._untrained()
-        trained = self.trainer.plain_model.student
         result: dict[str, Any] = {}
         for name, evaluator in self.evaluators.items():
             with errors_of(name, self.parts):

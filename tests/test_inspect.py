@@ -23,6 +23,7 @@ from selfdistill import inspect_look
 from selfdistill.cli import main
 from selfdistill.data.locations import resolve
 from selfdistill.data.shards import ShardSet
+from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import UserError
 from selfdistill.inspect_data import inspect_data
 from selfdistill.inspect_look import Subject, look_at
@@ -156,6 +157,20 @@ def test_a_part_of_many_samples_is_looked_at(
     assert rows(inspect_data(runs.shards("audio")))["bad samples"].startswith("none of 24 ")
 
 
+def test_lengths_of_an_index_are_believed(
+    runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect_look, "LOOKED_AT", 4)
+    path = tmp_path / "a.tar"
+    path.write_bytes(Path(runs.shards("audio")[0]).read_bytes())
+    lengths = np.full(24, 300, np.float32)
+    write_sidecar(path, lengths=lengths, digest="")
+    assert rows(inspect_data([str(path)]))["total length"] == "2 hours"
+    lengths[7] = np.nan
+    write_sidecar(path, lengths=lengths, digest="")
+    assert rows(inspect_data([str(path)]))["total length"].startswith("about 0.00")
+
+
 def test_captions_do_not_make_it_text(tmp_path: Path, rng: np.random.Generator) -> None:
     pairs = [image(rng, 0) | {"txt": b"a picture"} for _ in range(3)]
     path = shard(tmp_path / "a.tar", pairs)
@@ -189,6 +204,10 @@ def test_samples_are_shown_as_training_sees_them(runs: SmallRuns, tmp_path: Path
         assert shown.value.shape == (3, 16, 16)
         assert shown.masked is not None
         assert (shown.masked.shape, shown.masked.sum()) == ((16,), 12)
+    one = picture_of(runs, "image", *words[:2], run_dir=tmp_path / "run")
+    first = look_at(replace(subject, picture=one), 5, seed=1)
+    for shown, again in zip(found.shown, first.shown, strict=True):
+        assert np.array_equal(shown.masked, again.masked)
     raw = look_at(replace(subject, config=None), 5, seed=1)
     assert [shown.key for shown in raw.shown] == [shown.key for shown in found.shown]
     assert all(shown.masked is None and shown.value.size == (18, 18) for shown in raw.shown)
@@ -208,6 +227,8 @@ def test_a_config_tells_what_is_padding(tmp_path: Path, rng: np.random.Generator
     share, batches = found["padding"].split("% of the inputs in ")
     assert batches == "batches of 0.8 seconds"
     assert float(share) < 5
+    found = rows(inspect_data([*words, "data.batch_length=1.6", "train.accumulate=2"]))
+    assert found["padding"].endswith("batches of 0.8 seconds")
     # two steps: two long clips come to the short ones
     found = rows(inspect_data([*words, "data.batch_length=1.2"]))
     assert found["padding"] == "25.0% of the inputs in batches of 1.2 seconds"
@@ -297,6 +318,10 @@ def test_masked_patches_are_washed_out(runs: SmallRuns, tmp_path: Path) -> None:
     assert (np.abs(border - [224, 123, 0]).sum(axis=1) < 60).any()
     inner = found[20:80, 195:205].reshape(-1, 3)
     assert not (np.abs(inner - [224, 123, 0]).sum(axis=1) < 60).any()
+    dark = (0.25 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    value = np.ones((3, 16, 16)) * dark[:, None, None]
+    found = pixels(drawn(picture, Shown("a", None, value, masked)))
+    assert found[350, 350].tolist() == pytest.approx([64] * 3, abs=2)
     plain = picture.decode(image(np.random.default_rng(0), 0))
     assert drawn(picture, Shown("a", None, plain, None)).axes[0].collections[:] == []
 

@@ -1,20 +1,20 @@
 """The checkpoints of a run: each is complete or absent, at whatever instant the run is killed.
 
 A folder ``RUN/checkpoints/step-XXXXXXXX/`` is written under a hidden name and renamed when all of
-it is on the disk; one that goes is renamed before it is removed.
+it is on the disk; one that goes is renamed before it is removed. It is the same for any number of
+processes, sharded or not: the main process writes whole tensors, whose copies need some four times
+the memory of the encoder on its host. Files of several processes, as torch.distributed.checkpoint
+has them, would save that, but every reader would have to put them together again.
 """
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from selfdistill.durable import sync_folder
+from selfdistill.durable import sync_folder, write_atomically
 from selfdistill.engine.checkpoint_files import (
     EXPECTED,
     FOLDER_NAME,
@@ -28,7 +28,7 @@ from selfdistill.errors import SelfdistillError, UserError
 
 logger = logging.getLogger(__name__)
 
-_ADAM = {"exp_avg", "exp_avg_sq", "step"}
+BEST = "best.json"
 
 
 def _is_intact(path: Path) -> bool:
@@ -51,24 +51,51 @@ class Checkpointer:
     Args:
         folder: ``RUN/checkpoints``; made by the first save.
         keep: how many to keep.
+        keep_every: those of every so many steps stay besides; 0: none.
 
     Raises:
         UserError: ``keep`` is below 1.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
         if keep < 1:
             raise UserError(f"checkpoint.keep: {keep} is below 1")
         self.folder = folder
         self.keep = keep
+        self.keep_every = keep_every
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[Path] | None = None
+
+    def begin(self, checkpoint: Checkpoint) -> Path:
+        """``save`` in the background; returns where it will be.
+
+        The tensors must stay as they are until ``wait`` has returned.
+
+        Raises:
+            SelfdistillError: the one before could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self.save, checkpoint)
+        return self._path(checkpoint.step)
+
+    def check(self) -> None:
+        """Raise what ``save`` raised in the background, if it did."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more; raises as ``check`` does."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, unless its step is there and intact, and drop those beyond ``keep``.
+        """Write a checkpoint, unless its step is there and intact, and drop those not to be kept.
 
         Raises:
             SelfdistillError: it cannot be written; the earlier ones are untouched.
         """
-        final = self.folder / f"step-{checkpoint.step:08d}"
+        final = self._path(checkpoint.step)
         writing = self.folder / f".writing-{final.name}"
         try:
             if _is_intact(final):
@@ -125,6 +152,35 @@ class Checkpointer:
         """
         return read_checkpoint(path)
 
+    def rate(self, step: int, value: float) -> None:
+        """Keep the checkpoint of a step, if there is one, unless another was rated as high.
+
+        ``best.json`` in the folder says which one is kept.
+        """
+        self.wait()
+        best = self._best()
+        if self._path(step).is_dir() and (best is None or value > best["value"]):
+            text = json.dumps({"step": step, "value": value}) + "\n"
+            write_atomically(self.folder / BEST, text)
+
+    def _best(self) -> dict[str, float] | None:
+        """What ``best.json`` says, unless that checkpoint is gone."""
+        try:
+            best = json.loads((self.folder / BEST).read_bytes())
+            step, value = int(best["step"]), float(best["value"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return {"step": step, "value": value} if self._path(step).is_dir() else None
+
+    def _stays(self, step: int) -> bool:
+        best = self._best()
+        return (best is not None and best["step"] == step) or (
+            self.keep_every > 0 and step % self.keep_every == 0
+        )
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
     def _published(self) -> list[Path]:
         return [path for path in self.folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
 
@@ -141,6 +197,8 @@ class Checkpointer:
         # what was just saved
         done = [path for path in self.complete() if _step_of(path) <= step]
         for path in done[: -self.keep]:
+            if self._stays(_step_of(path)):
+                continue
             try:
                 _remove(path)
             except OSError as error:
@@ -179,59 +237,3 @@ def find_checkpoint(path: Path, key: str = "resume") -> Path:
     if newest is None:
         raise UserError(f"{key}: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")
     return newest
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``.
-
-    Parameters that never had a gradient have no entry.
-
-    Args:
-        optimizer: over parameters of ``model``.
-        model: not wrapped.
-    """
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
-    """Put the state that ``pack_optimizer`` took back, bit by bit.
-
-    Raises:
-        UserError: names or shapes do not fit the model's; the optimizer is untouched.
-    """
-    parameters = dict(model.named_parameters())
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-    packed: dict[str, dict[str, Tensor]] = {}
-    for full, value in tensors.items():
-        name, _, key = full.rpartition("/")
-        parameter = parameters.get(name)
-        if parameter is None or parameter not in groups or key not in _ADAM:
-            raise UserError(f"optimizer state '{full}' belongs to no trained parameter")
-        shape = torch.Size() if key == "step" else parameter.shape
-        if value.shape != shape:
-            raise UserError(f"optimizer state '{full}' has shape {[*value.shape]}, not {[*shape]}")
-        packed.setdefault(name, {})[key] = value
-    for name, entries in packed.items():
-        if missing := _ADAM - entries.keys():
-            raise UserError(f"optimizer state '{name}/{min(missing)}' is missing")
-    optimizer.state.clear()
-    for name, entries in packed.items():
-        parameter = parameters[name]
-        group = groups[parameter]
-        # AdamW counts steps on the host unless its kernel reads the count on the device
-        on_device = group.get("fused") or group.get("capturable")
-        optimizer.state[parameter] = {
-            "step": entries["step"].to(parameter.device if on_device else "cpu", copy=True),
-            # the moments have the parameter's strides, as AdamW makes them
-            **{
-                key: torch.empty_like(parameter, dtype=entries[key].dtype).copy_(entries[key])
-                for key in ("exp_avg", "exp_avg_sq")
-            },
-        }

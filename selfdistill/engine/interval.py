@@ -96,16 +96,15 @@ class _Sums:
         """Over all processes; NaN where nothing was added."""
         if self._moments is None or self._masked is None:
             return dict.fromkeys(OF_A_MODALITY, float("nan"))
-        packed = [torch.cat([part.reshape(-1) for part in m]) for m in self._moments]
-        summed = torch.stack([*packed]).double()
-        masked = self._masked
+        parts = [part.reshape(-1) for moments in self._moments for part in moments]
+        summed = torch.cat([self._masked, *parts])
         if accelerator.num_processes > 1:
             summed = accelerator.reduce(summed, reduction="sum")
-            masked = accelerator.reduce(masked, reduction="sum")
+        masked, rest = summed[:2], summed[2:]
         width = self._moments[0].total.shape[0]
         targets, predictions = (
             Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
-            for row in summed
+            for row in rest.chunk(2)
         )
         return {
             "loss": _mean(self._losses),

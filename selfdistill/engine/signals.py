@@ -35,6 +35,15 @@ class StopSignal:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def explained(self, step: int, saved: object) -> str:
+        """Why a run ends after ``step``, and where its state is ``saved``."""
+        if not self.number:
+            return f"stopped after step {step} together with another process"
+        return (
+            f"stopped by signal {signal.Signals(self.number).name} after step {step}; "
+            f"the state is kept in {saved}: run the same command to go on"
+        )
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if not self.number:
             self.number, self._since = number, time.monotonic()

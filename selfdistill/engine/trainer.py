@@ -6,7 +6,6 @@ model, the optimiser and one integer.
 """
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -16,20 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers
-from selfdistill.engine.checkpoint import Checkpointer, pack_optimizer, unpack_optimizer
+from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.guard import CollapseGuard, FiniteGuard
 from selfdistill.engine.interval import Interval
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.optim import build_optimizer, build_scheduler
+from selfdistill.engine.saving import Saver
+from selfdistill.engine.sharding import no_sync, settings, shard, whole
 from selfdistill.engine.signals import StopSignal
+from selfdistill.engine.sums import masked_tokens, over_processes
 from selfdistill.errors import HealthError, Preempted, errors_of
 from selfdistill.masking import row_keys
+from selfdistill.models.region import prepare_regions
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.schedules import ema_decay
 
@@ -69,21 +71,27 @@ class Trainer:
         self.data = data
         self.parts = config.parts()
         self.accelerator = accelerator
-        self.checkpointer = checkpointer
         self.writer = writer
         self.progress = progress
+        prepare_regions(model, config.train.activation_checkpointing, config.train.compile)
+        sharding = settings()
+        if sharding is not None:
+            shard(model, accelerator, sharding)
         optimizer = build_optimizer(model, config.optim)
         self.scheduler = build_scheduler(optimizer, config.optim, config.train.steps)
-        self.plain_model, self.plain_optimizer = model, optimizer
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.plain_model = model
+        # "evaluation" leaves out what processes with whole copies of the model need
+        self.model = accelerator.prepare_model(model, evaluation_mode=sharding is not None)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.saver = Saver(model, optimizer, accelerator, checkpointer)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
         self.finite = FiniteGuard(config.guard.max_nonfinite)
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
-        self.last_checkpoint: Path | None = None
         self.good_checkpoint: Path | None = None  # a later loss was finite
         self.stop = StopSignal()
+        self.stops = False  # some process was asked to
 
     def fit(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
         """Train from ``step_count`` to ``train.steps``.
@@ -97,42 +105,53 @@ class Trainer:
             DataBudgetError: too many samples are bad.
             Preempted: a signal came; the state was saved.
         """
-        interval, throughput = Interval(self.parts), Throughput()
         with self.stop.caught():
-            while self.step_count < self.config.train.steps:
-                began = time.monotonic()
-                micro_batches = next(batches)
-                interval.data_wait += time.monotonic() - began
-                self.step(micro_batches, interval)
-                self.train_seconds += time.monotonic() - began
-                for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
-                    self.progress.log(line)
-                samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
-                throughput.add(samples * self.accelerator.num_processes)
-                self.progress.advance(self.step_count)
-                self._at_intervals(interval, throughput, evaluate)
+            try:
+                self._train(batches, evaluate)
+                self.saver.finish()
+            except (HealthError, Preempted):
+                self.saver.finish()
+                raise
+
+    def _train(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
+        interval, throughput = Interval(self.parts), Throughput()
+        while self.step_count < self.config.train.steps:
+            self.saver.check()
+            began = time.monotonic()
+            micro_batches = next(batches)
+            interval.data_wait += time.monotonic() - began
+            self.step(micro_batches, interval)
+            self.train_seconds += time.monotonic() - began
+            for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
+                self.progress.log(line)
+            samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
+            throughput.add(samples * self.accelerator.num_processes)
+            self.progress.advance(self.step_count)
+            self._at_intervals(interval, throughput, evaluate)
 
     def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
         """One optimiser step over the micro-batches."""
         accelerator, config = self.accelerator, self.config
-        # dropout is a function of the step, so that a resumed run repeats it
-        place = self.step_count * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(int(row_keys(config.seed, np.array([place]))[0] >> np.uint64(1)))
+        self._seed()
         self.scheduler.step_update(self.step_count)
-        counts = self._over_processes(_masked_tokens(micro_batches))
+        # before the backward pass: the gradient of a token's loss depends on them
+        counts = masked_tokens(micro_batches, accelerator)
         outputs = self._backward(micro_batches, counts)
         limit = config.optim.clip_norm or float("inf")
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        sums = {name: float(sum(output[name].loss for output in outputs)) for name in counts}
-        losses = {name: n / counts[name] for name, n in self._over_processes(sums).items()}
+        norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), limit)))
+        sums = [float(sum(output[name].loss for output in outputs)) for name in counts]
+        # a loss that is not finite, or a signal, on one process concerns all
+        *sums, stops = over_processes([*sums, float(self.stop.number)], accelerator)
+        self.stops = stops > 0
+        losses = {name: n / counts[name] for name, n in zip(counts, sums, strict=True)}
         total = sum(self.parts[name].objective.loss_weight * n for name, n in losses.items())
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
         fine = self.finite.check(
-            self.step_count + 1, total, 0.0 if scaled else float(norm), self.good_checkpoint
+            self.step_count + 1, total, 0.0 if scaled else norm, self.good_checkpoint
         )
         if fine:
-            self.good_checkpoint = self.last_checkpoint
+            self.good_checkpoint = self.saver.last
             self.optimizer.step()
         elif scaled:
             accelerator.scaler.update()  # or it refuses the next step
@@ -141,7 +160,15 @@ class Trainer:
         if fine and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
             self.plain_model.update_teacher(decay)
-            interval.add(outputs, losses, total, float(norm))
+            interval.add(outputs, losses, total, norm)
+
+    def _seed(self) -> None:
+        """Chance is a function of the step, so that a resumed run repeats it."""
+        place = self.step_count * self.accelerator.num_processes + self.accelerator.process_index
+        places = np.array([place, -1 - self.step_count])
+        own, common = row_keys(self.config.seed, places) >> np.uint64(1)
+        torch.manual_seed(int(own))
+        self.plain_model.student.trunk.chance.manual_seed(int(common))
 
     def _backward(
         self, micro_batches: Sequence[MicroBatch], counts: Mapping[str, float]
@@ -151,7 +178,7 @@ class Trainer:
         for number, loaded in enumerate(micro_batches, start=1):
             batches = {name: part.batch.to(accelerator.device) for name, part in loaded.items()}
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+            with contextlib.nullcontext() if last else no_sync(self.model, accelerator):
                 found = self.model(batches)
                 means = [
                     output.loss * self.parts[name].objective.loss_weight / counts[name]
@@ -165,39 +192,33 @@ class Trainer:
     def _at_intervals(self, interval: Interval, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
         done = step == config.train.steps
-        stop = self._over_processes({"stop": float(self.stop.number)})["stop"] > 0
         try:
             if step % config.log.every == 0 or done:
                 self._log(interval, throughput)
         except HealthError as error:
             self.save()
-            raise HealthError(f"{error} The state is kept in {self.last_checkpoint}") from error
-        if step % config.checkpoint.every == 0 or done or stop:
+            raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
+        if step % config.checkpoint.every == 0 or done or self.stops:
             self.save()
-        if done or (config.eval.every and step % config.eval.every == 0 and not stop):
+        if done or (config.eval.every and step % config.eval.every == 0 and not self.stops):
             self.log_evaluation(evaluate(step))
             throughput.restart()
-        if stop and not done:
-            raise Preempted(
-                f"stopped by signal {signal.Signals(self.stop.number).name} after step {step}; "
-                f"the state is kept in {self.last_checkpoint}: run the same command to go on"
-                if self.stop.number
-                else f"stopped after step {step} together with another process"
-            )
+        if self.stops and not done:
+            raise Preempted(self.stop.explained(step, self.saver.last))
 
     def _log(self, interval: Interval, throughput: Throughput) -> None:
         config, step = self.config, self.step_count
         distance = self.plain_model.teacher.distance(self.plain_model.student)
-        whole, own = interval.take(self.accelerator)
+        run, own = interval.take(self.accelerator)
         values = {
             **by_modality(own),
-            **whole,
+            **run,
             "teacher_distance": distance,
             "lr": self.optimizer.param_groups[0]["lr"],
             "ema_decay": ema_decay(step, config.teacher, config.compat.ema_epoch_steps),
             "samples_per_second": throughput.take(),
             "train_seconds": self.train_seconds,
-            **self._over_processes({"bad_samples": float(self.ledgers.total())}),
+            "bad_samples": over_processes([float(self.ledgers.total())], self.accelerator)[0],
             "nonfinite_steps": float(self.finite.total),
         }
         if self.writer is not None:
@@ -211,42 +232,27 @@ class Trainer:
         """Write what an evaluation of the present weights found, if anything."""
         if self.writer is not None and scalars:
             self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
-
-    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        """Sums over all processes."""
-        if self.accelerator.num_processes == 1:
-            return values
-        packed = list(values.values())
-        tensor = torch.tensor(packed, dtype=torch.float64, device=self.accelerator.device)
-        summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return dict(zip(values, summed.tolist(), strict=True))
+            self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
 
     def save(self) -> None:
-        """Write a checkpoint of the present state."""
-        if self.checkpointer is not None:
-            state: dict[str, Any] = {
-                "config": plain_config(self.config),
-                "data": self.data,
-                "processes": self.accelerator.num_processes,
-                "guard": {name: guard.state() for name, guard in self.collapse.items()},
-                "nonfinite": self.finite.state(),
-                "bad_samples": self.ledgers.state(),
-                "train_seconds": self.train_seconds,
-            }
-            if self.accelerator.scaler is not None:
-                state["scaler"] = self.accelerator.scaler.state_dict()
-            optimizer = pack_optimizer(self.plain_optimizer, self.plain_model)
-            checkpoint = Checkpoint(
-                self.step_count, self.plain_model.state_dict(), optimizer, state
-            )
-            self.last_checkpoint = self.checkpointer.save(checkpoint)
-        self.accelerator.wait_for_everyone()
+        """Take the present state; it is written while training goes on."""
+        state = {
+            "config": plain_config(self.config),
+            "data": self.data,
+            "processes": self.accelerator.num_processes,
+            "guard": {name: guard.state() for name, guard in self.collapse.items()},
+            "nonfinite": self.finite.state(),
+            "bad_samples": self.ledgers.state(),
+            "train_seconds": self.train_seconds,
+        }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        self.saver.save(self.step_count, state)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of a run with the same architecture."""
         state = checkpoint.state
-        self.plain_model.load_state_dict(checkpoint.model)
-        unpack_optimizer(self.plain_optimizer, self.plain_model, checkpoint.optimizer)
+        self.saver.restore(checkpoint, path)
         for name, guard in self.collapse.items():
             guard.load_state(state["guard"][name])
         self.finite.load_state(state["nonfinite"])
@@ -255,14 +261,3 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step_count = checkpoint.step
-        self.last_checkpoint = path
-
-
-def _masked_tokens(micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
-    """Of each modality, counted on the host, which then need not wait for the device."""
-    counts: dict[str, float] = {}
-    for loaded in micro_batches:
-        for name, part in loaded.items():
-            assert part.batch.masks is not None, "training batches carry masks"
-            counts[name] = counts.get(name, 0.0) + float(part.batch.masks.count())
-    return counts

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfdistill.config import ModelConfig
+from selfdistill.models.region import Region
 
 
 class BlockOutput(NamedTuple):
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         return self.proj(rearrange(x, "b h t d -> b t (h d)"))
 
 
-class Block(nn.Module):
+class Block(Region):
     """Attention and feed-forward network, each with residual, norm, gain and drop path.
 
     Args:
@@ -72,7 +73,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> BlockOutput:
+    def compute(self, x: Tensor, mask: Tensor | None = None) -> BlockOutput:
         """
         Args:
             x: [B, T, D].

@@ -7,8 +7,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfdistill.models.region import Region
 
-class ConvStack(nn.Module):
+
+class ConvStack(Region):
     """Grouped convolutions that keep the length, each followed by LayerNorm without gain and GELU.
 
     Args:
@@ -37,7 +39,7 @@ class ConvStack(nn.Module):
             for inner, outer in pairwise(widths)
         )
 
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+    def compute(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """[B, T, D] to [B, T, D'].
 
         Args:

@@ -14,11 +14,16 @@ class Trunk(nn.Module):
     """``depth`` blocks and, with pre-norm, a closing LayerNorm.
 
     ``layers`` hands out block by block, so that a teacher keeps no more than it averages.
+
+    Attributes:
+        chance: decides which blocks are left out; the same ones on all processes, which could not
+            share the weights of a block that only some of them run.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layer_drop = config.layer_drop
+        self.chance = torch.Generator("cpu")
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         pre_norm = config.norm_order == "pre"
@@ -30,7 +35,7 @@ class Trunk(nn.Module):
     ) -> Iterator[BlockOutput]:
         """``run_blocks`` over the blocks."""
         layer_drop = self.layer_drop if self.training else 0.0
-        return run_blocks(self.blocks, x, padding, biases, layer_drop)
+        return run_blocks(self.blocks, x, padding, biases, layer_drop, self.chance)
 
     def forward(
         self, x: Tensor, padding: Tensor | None = None, biases: Sequence[Tensor] = ()
@@ -47,6 +52,7 @@ def run_blocks(
     padding: Tensor | None = None,
     biases: Sequence[Tensor] = (),
     layer_drop: float = 0.0,
+    chance: torch.Generator | None = None,
 ) -> Iterator[BlockOutput]:
     """Run blocks one after the other, handing out each one's output.
 
@@ -57,11 +63,12 @@ def run_blocks(
         biases: added to the attention logits, [1 or B, H, T, T]: one for every block, or one for
             each; empty: none.
         layer_drop: chance of a block to be left out.
+        chance: decides it; None: torch's global generator.
     """
     shared = attention_mask(padding, biases[0] if biases else None) if len(biases) < 2 else None
     for number, block in enumerate(blocks):
         mask = attention_mask(padding, biases[number]) if len(biases) > 1 else shared
-        if layer_drop and float(torch.rand(())) < layer_drop:
+        if layer_drop and float(torch.rand((), generator=chance)) < layer_drop:
             continue
         output = block(x, mask)
         yield output

@@ -5,11 +5,12 @@ Source: data2vec 1.0 (arXiv 2202.03555), section 3.2 and equation 1.
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
@@ -97,7 +98,7 @@ class Teacher(Backbones):
 
         Parts named in ``teacher.copied`` become the student's. A decay of 1 freezes the rest.
         """
-        copied, averaged = self._pairs(student)
+        copied, averaged = ([(_local(t), _local(s)) for t, s in p] for p in self._pairs(student))
         if copied:
             torch._foreach_copy_([t for t, _ in copied], [s for _, s in copied])
         if decay < 1:
@@ -112,11 +113,8 @@ class Teacher(Backbones):
         _, averaged = self._pairs(student)
         student_parameters = [s for _, s in averaged]
         apart = torch._foreach_sub([t for t, _ in averaged], student_parameters)
-        norms = [
-            torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-            for tensors in (apart, student_parameters)
-        ]
-        return float(norms[0] / norms[1].clamp(min=1e-12))
+        norms = [_norm(tensors) for tensors in (apart, student_parameters)]
+        return norms[0] / max(norms[1], 1e-12)
 
     def _pairs(self, student: Backbones) -> tuple[list[Pair], list[Pair]]:
         """(teacher's, student's) parameters that are copied, and those that are averaged."""
@@ -133,6 +131,16 @@ class Teacher(Backbones):
         for name, index in self.named_buffers():
             if not index.is_floating_point():
                 index.copy_(decay * index + (1 - decay) * theirs[name])
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's share; the student's and the teacher's shards are cut alike."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    norm = torch.nn.utils.get_total_norm(tensors)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _within(name: str, part: str) -> bool:

@@ -1,11 +1,11 @@
 """A SLURM of two nodes on this machine."""
 
-import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +22,9 @@ def why_not(path: str) -> str:
     ]
     if missing:
         return f"SLURM is not installed: no {', '.join(missing)} (Debian: slurm-wlm and munge)"
-    return "" if os.geteuid() == 0 else "SLURM's daemons need root"
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
+        return "SLURM's daemons need root and a PID namespace of their own"
+    return ""
 
 
 class Slurm:
@@ -70,6 +72,8 @@ class Slurm:
     def wait_until_queued_again(self, job: str) -> None:
         """Also cut short the time that SLURM lets such a job wait."""
         until(lambda: self.job(job).get("Reason") == "BeginTime", f"{job} is queued again")
+        # slurmd tells a new start from the one that was ended by the second
+        time.sleep(2)
         self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 

@@ -24,12 +24,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str
     """The folder of a run to the words after ``pretrain``; all runs are alike."""
     folder = tmp_path_factory.mktemp("config")
     shards = write_shards(folder / "shards", "image")
-
-    def of(run: Path) -> list[str]:
-        path = write_config(folder / f"{run.name}.yaml", "image", shards, run)
-        return [str(path), f"train.steps={STEPS}", "data.workers=1"]
-
-    return of
+    config = write_config(folder / "config.yaml", "image", shards, Path("unused"))
+    return lambda run: [str(config), f"run_dir={run}", f"train.steps={STEPS}", "data.workers=1"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Things that end with the test: scripts that serve it, and runs that it holds still."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,15 +45,31 @@ class Held:
 
     def __init__(self, run: Path, from_step: int) -> None:
         until(lambda: len(rows(run)) >= from_step, f"step {from_step} of {run}", every=0.002)
-        self.pid = int((run / "lock").read_text().split()[1])
+        self.pid = pid_here((run / "lock").read_text().split()[1], run)
         os.kill(self.pid, signal.SIGSTOP)
 
     def waits_for(self, number: int) -> bool:
         """Whether the signal has come."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(("ShdPnd", "SigPnd")) and int(line.split()[1], 16) >> number - 1 & 1:
-                return True
-        return False
+        pending = status(str(self.pid), "ShdPnd")[0]
+        return bool(int(pending, 16) >> number - 1 & 1)
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+
+
+def status(pid: str, key: str) -> list[str]:
+    """A line of /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return line.split()[1:]
+    raise KeyError(key)
+
+
+def pid_here(number: str, run: Path) -> int:
+    """The number of a run's process, which knows itself by another in a PID namespace."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_text()
+            if f"run_dir={run}" in words and status(path.name, "NSpid")[-1] == number:
+                return int(path.name)
+    raise AssertionError(f"no process of {run} has the number {number}")

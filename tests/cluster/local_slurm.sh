@@ -4,8 +4,9 @@
 #   local_slurm.sh FOLDER PORT PORT PORT
 #
 # Says "ready" once it takes jobs. Everything lies in FOLDER, whose slurm.conf is for SLURM_CONF.
-# Whatever ends this script ends its jobs and daemons too.
+# Daemons and jobs are in a PID namespace of their own, with which the last of them ends.
 set -eu
+[ $$ = 1 ] || exec unshare --pid --fork --kill-child --mount-proc "$0" "$@"
 PATH=$PATH:/usr/sbin:/sbin
 folder=$1
 host=$(hostname -s)
@@ -21,11 +22,9 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge
-CredType=cred/munge
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
-SwitchType=switch/none
 ReturnToService=2
 JobRequeue=1
 KillWait=3
@@ -44,34 +43,15 @@ NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4 CPUs=32 State=UNKNO
 PartitionName=all Nodes=node[0-1] Default=YES State=UP
 END
 
-daemons=()
-end() {
-  trap - EXIT
-  set +e
-  scancel --full --signal=KILL --user=root
-  scancel --user=root
-  for _ in $(seq 50); do
-    [ -n "$(squeue --noheader)" ] || break
-    sleep 0.1
-  done
-  kill "${daemons[@]}"
-  wait
-}
-trap end EXIT
-trap 'exit 1' TERM INT HUP
-
 munged --foreground --force --socket="$folder/munge" --key-file="$folder/key" \
   --pid-file="$folder/munged.pid" --seed-file="$folder/seed" >"$folder/munged.log" 2>&1 &
-daemons+=($!)
 slurmctld -D -c 2>"$folder/slurmctld.err" &
-daemons+=($!)
 for node in node0 node1; do
   slurmd -D -N "$node" 2>"$folder/$node.err" &
-  daemons+=($!)
 done
 until [ "$(sinfo --noheader --format=%T 2>"$folder/sinfo.log")" = idle ]; do
-  kill -0 "${daemons[@]}"
+  [ "$(jobs -r | wc -l)" = 4 ] || exit 1
   sleep 0.1
 done
 echo ready
-cat >"$folder/rest"
+cat >/dev/null

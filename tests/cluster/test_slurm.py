@@ -36,10 +36,11 @@ def test_preempted_and_queued_again(
     step = rows(run)[-1]["step"]
     assert 3 <= step < STEPS
     over = slurm.wait(job)
-    assert (over["JobState"], over["ExitCode"], over["Restarts"]) == ("COMPLETED", "0:0", "1")
+    said, log = slurm.output(job), slurm.log(job, 0)
+    assert over["JobState"] == "COMPLETED", said + log
+    assert (over["ExitCode"], over["Restarts"]) == ("0:0", "1")
     assert weights(run, STEPS) == weights(uninterrupted, STEPS)
     assert [row["step"] for row in rows(run)] == [*range(1, STEPS + 1)]
-    said = slurm.output(job)
     for line in (
         f"job {job}, start 1: 2 processes on node[0-1]",
         "asked to stop",
@@ -49,7 +50,6 @@ def test_preempted_and_queued_again(
         "finished",
     ):
         assert said.count(line) == 1, said
-    log = slurm.log(job, 0)
     assert log.count(f"stopped by signal SIGUSR1 after step {step}") == 1
     assert log.count("resumed from") == 1
     assert "step" not in slurm.log(job, 1)

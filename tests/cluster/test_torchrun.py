@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from held import HERE, LAUNCH, until
+from held import HERE, LAUNCH, status, until
 
 Popen = subprocess.Popen
 
@@ -38,14 +38,12 @@ def test_asked_to_stop(how: str, at_python: dict[str, str], tmp_path: Path) -> N
 def test_before_there_are_processes(at_python: dict[str, str], tmp_path: Path) -> None:
     command = ["python", LAUNCH / "torchrun.py", "--nnodes=2", "--master-addr=127.0.0.1", "x.py"]
     launcher = Popen(command, env=at_python, stderr=subprocess.PIPE, text=True)
-    signals = Path(f"/proc/{launcher.pid}/status")
-    until(lambda: caught(signals.read_text(), signal.SIGTERM), "it listens", every=0.01)
+    until(lambda: listens(launcher.pid, signal.SIGTERM), "it listens", every=0.01)
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=60)
     assert launcher.returncode == 75
 
 
-def caught(status: str, number: int) -> bool:
-    """Whether a process has a handler for a signal, by /proc/PID/status."""
-    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-    return bool(int(mask.split()[1], 16) >> number - 1 & 1)
+def listens(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    return bool(int(status(str(pid), "SigCgt")[0], 16) >> number - 1 & 1)

@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from selfdistill.engine.checkpoint import (
-    Checkpoint,
-    Checkpointer,
-    pack_optimizer,
-    unpack_optimizer,
-)
+from selfdistill.engine.checkpoint import Checkpoint, Checkpointer
+from selfdistill.engine.optimizer_state import pack_optimizer, unpack_optimizer
 from selfdistill.errors import UserError
 
 

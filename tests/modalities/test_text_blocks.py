@@ -116,6 +116,8 @@ def test_a_passage_ends_at_the_last_sentence_or_line_that_fits() -> None:
         "\u4e5d\u5341\u3002\u5341\u4e00 Nine",
     ]
     assert [passage.tokens for passage in found] == [22, 21, 10]
+    found = passages(["Aaaa. Pi is 3.14 or so."], 20, characters, join=False)
+    assert [passage.text for passage in found] == ["Aaaa.", "Pi is 3.14 or so."]
 
 
 def test_a_count_that_does_not_add_up_is_checked() -> None:

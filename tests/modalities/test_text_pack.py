@@ -191,6 +191,10 @@ def test_a_trained_tokenizer_is_sentencepiece_s(
     spaced = ours.encode_literally("ba\nlo \t\xa0mo\r\n")
     assert spaced == ours.encode_literally("ba lo mo")
     assert no_byte_fallback or spaced == theirs.encode("ba\nlo \t\xa0mo\r\n")
+    if not no_byte_fallback:  # the normaliser is exact, and one that words are remembered with
+        marked = "ba\xa0\u0301lo"
+        assert ours.encode_literally(marked) == theirs.encode(marked)
+        assert ours.words is not None
     read = read_tokenizer(path)
     assert no_byte_fallback or read.encode_literally("ba\nlo mo") == ours.encode_literally(
         "ba lo mo"

@@ -130,7 +130,7 @@ def test_a_bias_is_for_every_block_or_each_has_its_own() -> None:
 def test_a_skipped_block_takes_its_bias_along(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, x, biases = Trunk(replace(CONFIG, layer_drop=0.5)).train(), vectors(), biases_of(3)
     drawn = iter([0.9, 0.1, 0.9])  # the second is skipped
-    monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(next(drawn)))
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(next(drawn)))
     found = [output.x for output in trunk.layers(x, biases=biases)]
     first = trunk.blocks[0](x, biases[0]).x
     assert len(found) == 2

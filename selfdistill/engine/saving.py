@@ -1,0 +1,104 @@
+"""Checkpoints of a model that is being trained on one process or many."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.checkpoint_files import Checkpoint
+from selfdistill.engine.optimizer_state import pack_optimizer, unpack_optimizer
+from selfdistill.engine.sharding import gather, spread
+
+
+class Saver:
+    """Takes the state of all processes, which the main one writes while training goes on.
+
+    All processes call the methods together, but for ``check``.
+
+    Args:
+        model, optimizer: not wrapped.
+        accelerator: of the run.
+        checkpointer: of the run folder; None on processes other than the main one.
+
+    Attributes:
+        last: the checkpoint that was begun or restored last; None on processes other than the main
+            one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        checkpointer: Checkpointer | None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.checkpointer = checkpointer
+        self.last: Path | None = None
+        self._copies: dict[str, Tensor] | None = None if checkpointer is None else {}
+
+    def check(self) -> None:
+        """Look after what is being written.
+
+        Raises:
+            SelfdistillError: it cannot be written.
+        """
+        if self.checkpointer is not None:
+            self.checkpointer.check()
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Copy the weights and the optimiser's state, and begin to write them.
+
+        Args:
+            step: optimiser steps done.
+            state: see ``Checkpoint``.
+
+        Raises:
+            SelfdistillError: the checkpoint before could not be written.
+        """
+        if self.checkpointer is not None:
+            self.checkpointer.wait()  # it reads the copies
+        model = gather(self.model.state_dict(), self._copies)
+        optimizer = gather(pack_optimizer(self.optimizer, self.model), self._copies)
+        if self.checkpointer is not None:
+            self.last = self.checkpointer.begin(Checkpoint(step, model, optimizer, state))
+
+    def rate(self, step: int, probe: str, accuracies: Mapping[str, float]) -> None:
+        """Let the checkpoint of a step stay if it is the best so far; on the main process.
+
+        Args:
+            step: evaluated.
+            probe: whose accuracies count; empty: nothing is done.
+            accuracies: of all probes, those of ``probe`` under names that end in it.
+        """
+        values = [value for name, value in accuracies.items() if name.endswith(f"/{probe}")]
+        if self.checkpointer is not None and probe and values:
+            self.checkpointer.rate(step, sum(values) / len(values))
+
+    def finish(self) -> None:
+        """Wait until all is written: a launcher ends every process soon after the first has ended.
+
+        Raises:
+            SelfdistillError: it cannot be written.
+        """
+        if self.checkpointer is not None:
+            self.checkpointer.wait()
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Take the weights and the optimiser's state from a checkpoint.
+
+        Raises:
+            UserError: the optimiser's state does not fit.
+        """
+        own = self.model.state_dict()
+        model = {n: spread(t, own[n]) if n in own else t for n, t in checkpoint.model.items()}
+        self.model.load_state_dict(model)
+        unpack_optimizer(self.optimizer, self.model, checkpoint.optimizer)
+        self.last = path

@@ -1,0 +1,98 @@
+"""What regions may do must not change what they compute."""
+
+import functools
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from encoder_cases import batch_of, config_of, randomised
+from torch import Tensor, nn
+
+from selfdistill.config import RunConfig
+from selfdistill.models.block import Block
+from selfdistill.models.conv import ConvStack
+from selfdistill.models.region import Region, prepare_regions
+from selfdistill.objective.data2vec import Data2Vec
+
+Make = Callable[..., RunConfig]
+CHANCE = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.1}
+DECODER = {"width": 8, "groups": 4, "layers": 2, "kernel": 3}
+CASES = ("audio", "image, relative", "text")
+
+
+def build(case: str, strategy: str, tiny_config: Make) -> Data2Vec:
+    changes = {"model": CHANCE, "decoder": DECODER, "encoder": {"prenet_depth": 1}}
+    torch.manual_seed(0)
+    return randomised(Data2Vec(config_of(case, tiny_config, strategy=strategy, **changes)))
+
+
+def gradients(model: Data2Vec) -> dict[str, Tensor]:
+    (name,) = model.parts
+    torch.manual_seed(5)
+    model({name: batch_of(name, num_masks=2)})[name].loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def regions_of(module: nn.Module) -> list[Region]:
+    return [part for part in module.modules() if isinstance(part, Region)]
+
+
+@pytest.mark.parametrize("strategy", ["dense", "visible"])
+@pytest.mark.parametrize("case", CASES)
+def test_recomputing_changes_no_gradient_and_no_name(
+    case: str, strategy: str, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, thrifty = (build(case, strategy, tiny_config) for _ in range(2))
+    prepare_regions(thrifty, recompute=True, compiled=False)
+    assert thrifty.state_dict().keys() == plain.state_dict().keys()
+    wanted = gradients(plain)
+    times = Counter[Region]()
+    for kind in (Block, ConvStack):
+
+        def counted(self: Region, *inputs: Any, compute: Any = kind.compute) -> Any:
+            times[self] += 1
+            return compute(self, *inputs)
+
+        monkeypatch.setattr(kind, "compute", counted)
+    found = gradients(thrifty)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    students = {*regions_of(thrifty)} - {*regions_of(thrifty.teacher)}
+    assert len(students) >= 4
+    assert {times[region] for region in students} == {2}
+    assert {times[region] for region in regions_of(thrifty.teacher)} == {1}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiling_changes_no_gradient_and_no_name(
+    case: str, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, compiled = (build(case, "dense", tiny_config) for _ in range(2))
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()  # it counts what other tests had compiled
+    prepare_regions(compiled, recompute=True, compiled=True)
+    wanted, found = gradients(plain), gradients(compiled)
+    assert len(graphs) >= 2
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+def test_what_is_really_compiled() -> None:
+    torch.manual_seed(0)
+    stack = ConvStack([4, 4], kernel=3, groups=2, residual=True)
+    x = torch.randn(2, 7, 4)
+    wanted = stack(x)
+    prepare_regions(stack, recompute=False, compiled=True)
+    torch.testing.assert_close(stack(x), wanted)

@@ -17,7 +17,7 @@ from selfdistill.config_file import load_config
 from selfdistill.hub.writer import why_not_exportable
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import load_modality
-from selfdistill.modalities.text.tokenizer import train_tokenizer
+from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.objective.state import of_predictor, of_student
 

@@ -225,6 +225,8 @@ def _round_step(step: float) -> float:
 def _drawn(bars: Sequence[tuple[float, float, int]], unit: str) -> list[str]:
     most = max(count for _, _, count in bars)
     names = [f"{low:g} to {high:g}" for low, high, _ in bars]
+    if bars[-1][1] - bars[-1][0] > 1.01 * (bars[0][1] - bars[0][0]):
+        names[-1] = f"{bars[-1][0]:g} or more"
     width = max(len(unit), *(len(name) for name in names))
     lines = [f"  {unit:<{width}}  samples"]
     for name, (_, _, count) in zip(names, bars, strict=True):

@@ -43,8 +43,8 @@ from selfdistill.modalities.text.tokenizer import (
     MODEL_FILE,
     TOKENIZER_FILE,
     load_tokenizer,
-    train_tokenizer,
 )
+from selfdistill.modalities.text.training import train_tokenizer
 
 Loop = Callable[[], object]
 SEED = 0

@@ -19,8 +19,8 @@ from selfdistill.modalities.text.tokenizer import (
     load_tokenizer,
     read_tokenizer,
     tokenizer_config,
-    train_tokenizer,
 )
+from selfdistill.modalities.text.training import train_tokenizer
 
 MAX_TOKENS = 24
 STRINGS = odd_strings() + strings_with_special_tokens()

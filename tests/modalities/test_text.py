@@ -22,7 +22,7 @@ from selfdistill.masking import row_keys
 from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.text.data import TextPipeline, prepare, read_passage
 from selfdistill.modalities.text.encoder import TextEncoder
-from selfdistill.modalities.text.tokenizer import train_tokenizer
+from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.types import Masks
 
 Make = Callable[..., RunConfig]

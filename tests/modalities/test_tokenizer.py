@@ -30,8 +30,8 @@ from selfdistill.modalities.text.tokenizer import (
     parse_tokenizer,
     read_tokenizer,
     tokenizer_config,
-    train_tokenizer,
 )
+from selfdistill.modalities.text.training import train_tokenizer
 
 STRINGS = odd_strings() + strings_with_special_tokens()
 BYTES = {"byte_fallback": True, "vocab_size": 550}

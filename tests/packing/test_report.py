@@ -49,6 +49,10 @@ def test_the_summary_in_words(tmp_path: Path) -> None:
     assert "train-000000.tar to train-000001.tar: 2 shards, 5.0 MB, 1.75 hours, 3 samples" in text
     assert "2 x broken, such as b (at 3)\n  1 x empty, such as a\n" in text
     assert "files of another kind: 11 .csv, 2 .txt" in text
+    few_long = [ShardReport("a.tar", 1, lengths=[*np.linspace(100, 500, 1000), 9000.0])]
+    text = "\n".join(replace(totals(tmp_path), shards=few_long).words(job))
+    assert "  400 to 450        125  ###" in text
+    assert "  450 or more       126  ###" in text
     assert reasons(totals(tmp_path).skipped) == [("broken", 2), ("empty", 1)]
 
 

@@ -25,8 +25,8 @@ from selfdistill.modalities.text.tokenizer import (
     Tokenizer,
     load_tokenizer,
     read_tokenizer,
-    train_tokenizer,
 )
+from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.types import Batch, Masks
 
 EXTENSIONS = ("txt", "json")

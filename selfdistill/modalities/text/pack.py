@@ -20,8 +20,8 @@ from selfdistill.modalities.text.tokenizer import (
     TOKENIZER_FILE,
     load_tokenizer,
     read_tokenizer,
-    train_tokenizer,
 )
+from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.packing.declaration import (
     PIECE,
     Job,

@@ -1,27 +1,15 @@
 """Text to token ids by a ``tokenizer.json``, as transformers' AutoTokenizer does it."""
 
-import io
 import json
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import tokenizers
 
-from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.modalities.text.roberta_json import convert_roberta, has_roberta_files
-from selfdistill.modalities.text.sentencepiece_json import (
-    SPACE,
-    WHITE_SPACE,
-    collapse,
-    convert,
-    identity_normalizer,
-)
-from selfdistill.modalities.text.sentencepiece_model import without_rule_file
+from selfdistill.modalities.text.sentencepiece_json import SPACE, convert
 from selfdistill.modalities.text.words import WordIds, word_ids
 
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
@@ -179,76 +167,6 @@ def _build(content: str, path: Path) -> tokenizers.Tokenizer:
     built.no_padding()
     built.no_truncation()
     return built
-
-
-def train_tokenizer(
-    passages: Iterable[str],
-    vocab_size: int,
-    folder: Path,
-    *,
-    model_type: str = "unigram",
-    byte_fallback: bool = False,
-    key: str = "encoder.vocab_size",
-) -> None:
-    """Train a model; write it and its ``tokenizer.json`` into ``folder``, that one last.
-
-    The identity normaliser, and ``<mask>`` as a control symbol, are what keeps the conversion
-    exact; the required characters make the spelling of the control symbols ordinary text.
-
-    With ``byte_fallback`` the model has a table that makes spaces of all other white space, because
-    a line end would become a byte otherwise and take the word behind it its token.
-
-    Args:
-        passages: of no more than 4,192 bytes; longer ones are left out.
-        vocab_size: tokens, special ones and bytes included.
-        folder: is written to.
-        model_type: unigram, or bpe.
-        byte_fallback: whether characters without a token become the tokens of their bytes, not
-            ``<unk>``.
-        key: the name of ``vocab_size`` for the user.
-
-    Raises:
-        UserError: there is too little text for ``vocab_size`` pieces.
-    """
-    model = io.BytesIO()
-    with tempfile.TemporaryDirectory() as scratch:
-        table = Path(scratch, "spaces.tsv")
-        table.write_text("".join(f"{ord(c):X}\t20\n" for c in WHITE_SPACE if c != "\0"))
-        rules = (
-            {"normalization_rule_tsv": str(table), "byte_fallback": True}
-            if byte_fallback
-            else {"normalization_rule_name": "identity"}
-        )
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=map(collapse, passages),
-                model_writer=model,
-                vocab_size=vocab_size,
-                model_type=model_type,
-                bos_id=BOS_ID,
-                pad_id=PAD_ID,
-                eos_id=EOS_ID,
-                unk_id=UNK_ID,
-                control_symbols=[MASK],
-                required_chars="</>adekmnpsu",
-                num_threads=1,
-                minloglevel=2,
-                **rules,
-            )
-        except RuntimeError as error:
-            raise UserError(
-                f"{key}: SentencePiece could not make {vocab_size} pieces of the text "
-                f"({str(error).strip().splitlines()[-1]}); lower it or add text"
-            ) from error
-    path, trained = folder / MODEL_FILE, model.getvalue()
-    content = convert(trained, path, SPECIAL_TOKENS)
-    if byte_fallback:
-        trained = without_rule_file(trained)
-        made = tokenizers.Tokenizer.from_str(content)
-        made.normalizer = identity_normalizer(False)  # the same table, but one that is exact
-        content = made.to_str(pretty=True)
-    write_atomically(path, trained)
-    write_atomically(folder / TOKENIZER_FILE, content)
 
 
 def tokenizer_config(tokenizer: Tokenizer, max_tokens: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def _global_generators(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _pixel_limit(pixels: int) -> Iterator[None]:
+def pixel_limit(pixels: int) -> Iterator[None]:
     """Make Pillow refuse to open what has more pixels; its own limit is put back afterwards."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = pixels
@@ -50,7 +50,7 @@ def _pixel_limit(pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255
@@ -102,8 +102,8 @@ class ImagePipeline(InputPipeline):
         if not data:
             raise BadSample("empty image")
         try:
-            with _pixel_limit(self.config.max_pixels):
-                image = _upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+            with pixel_limit(self.config.max_pixels):
+                image = upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise BadSample("image over input.max_pixels", str(error)) from error
         except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.image.config import ImageInputConfig
-from selfdistill.modalities.image.data import FORMATS, _pixel_limit, _upright_rgb
+from selfdistill.modalities.image.data import FORMATS, pixel_limit, upright_rgb
 from selfdistill.packing.declaration import (
     MAX_BYTES,
     PIECE,
@@ -137,7 +137,7 @@ def read(job: Job, piece: Piece) -> Sample:
 def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
     """The bytes of a picture, its format and its longer side."""
     try:
-        with _pixel_limit(ImageInputConfig.max_pixels):
+        with pixel_limit(ImageInputConfig.max_pixels):
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             kind, size = str(image.format), image.size
             if min(size) < 2:
@@ -159,7 +159,7 @@ def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
 
 def _smaller(image: Image.Image, max_side: int) -> tuple[bytes, str]:
     image.draft("RGB", (2 * max_side, 2 * max_side))
-    image = _upright_rgb(image)
+    image = upright_rgb(image)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     if min(image.size) < 2:
         raise BadSample("image of one pixel's width or height", f"{image.size}")

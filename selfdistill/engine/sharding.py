@@ -98,8 +98,9 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 def gather(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """Copies on the CPU of whole tensors; all processes must call it with the same names.
 
-    Torch's own get_optimizer_state_dict is not used: it takes a step of zero gradients for
-    parameters without a state, whose count of steps then begins at 1.
+    Torch's own functions for the optimiser's state are not used: get_optimizer_state_dict makes up
+    a state where there is none yet, whose count of steps then begins at 1, and
+    set_optimizer_state_dict refuses parameters that have none.
 
     Args:
         tensors: sharded or not.

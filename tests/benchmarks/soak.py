@@ -9,7 +9,10 @@ checkpoints were lost.
 """
 
 import argparse
+import contextlib
+import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -29,12 +32,12 @@ WORDS = [
     "objective.average_top_k_layers=1",
     "train.batch_size=2",
     "checkpoint.every=10",
-    "log.every=10",
+    "log.every=1",
 ]
 KINDS = ("training", "writing", "anywhere")
 WRITE_SECONDS = 0.01
-SHARE = 0.6
-"""Of the reference's time that the kills may take on average, so that all come before the end."""
+SHARE = 0.5
+"""Of the steps that come before the last kill on average, so that it comes before the end."""
 STEP, RESUMED = "\nstep ", "resumed from"
 
 
@@ -66,26 +69,32 @@ class Soak:
         self.run, self.reference = folder / "killed", folder / "reference"
         self.shards = write_shards(folder / "shards", "text")
         self.starts = 0
+        self.seconds = 1.0  # the longest that it lived
 
-    def uninterrupted(self) -> float:
-        """Train the reference; returns the seconds that it took."""
-        began = time.monotonic()
+    def uninterrupted(self) -> None:
+        """Train the reference."""
         self._ends_well(self._start(self.reference))
-        return time.monotonic() - began
 
-    def kill(self, seconds: float) -> None:
-        """Start the run or go on with it, and kill it after this time on average."""
-        newest = self._newest()
+    def kill(self, steps: float) -> bool:
+        """Start the run or go on with it, and kill it some ``steps`` later on average; whether it
+        had not come to its end before."""
+        newest, unfinished = self._newest(), self._unfinished()
         running = self._start(self.run)
-        self._wait(running, self.random.choice(KINDS), 2 * seconds * self.random.random())
+        began = time.monotonic()
+        self._wait(running, self.random.choice(KINDS), 2 * steps * self.random.random())
         running.send(signal.SIGKILL)
         running.process.join()
-        assert running.process.exitcode == -signal.SIGKILL, running.printed("stderr")
         running.clear()
+        if running.process.exitcode == 0:
+            return False
+        assert running.process.exitcode == -signal.SIGKILL, running.printed("stderr")
         self._judge(running, newest)
         self.counts.tried += 1
-        self.counts.inside_a_write += any(self._unfinished())
-        self.counts.before_the_first_step += STEP not in running.printed("stderr")
+        self.counts.inside_a_write += not self._unfinished() <= unfinished
+        if STEP not in running.printed("stderr"):
+            self.counts.before_the_first_step += 1
+        self.seconds = max(self.seconds, time.monotonic() - began)
+        return True
 
     def end(self) -> bool:
         """Let the run end; whether its weights are the reference's."""
@@ -104,16 +113,28 @@ class Soak:
         ended = running.wait(3600)
         assert ended.code == 0, ended.stderr
 
-    def _wait(self, running: Running, kind: str, seconds: float) -> None:
+    def _wait(self, running: Running, kind: str, steps: float) -> None:
+        if kind == "anywhere":
+            running.process.join(self.seconds * self.random.random())
+            return
+        first = None
+        while running.process.is_alive():
+            step = self._step(running)
+            first = step if first is None else first
+            if step is not None and first is not None and step >= first + steps:
+                break
+            time.sleep(0.002)
         before = self._unfinished()
-        if kind != "anywhere":
-            while STEP not in running.printed("stderr") and running.process.is_alive():
-                time.sleep(0.005)
-        if kind == "writing":
-            while self._unfinished() <= before and running.process.is_alive():
-                pass
-            seconds = WRITE_SECONDS * self.random.random()
-        time.sleep(seconds)
+        while kind == "writing" and self._unfinished() <= before and running.process.is_alive():
+            pass
+        time.sleep(WRITE_SECONDS * self.random.random())
+
+    def _step(self, running: Running) -> int | None:
+        """The last one that a run told of."""
+        with open(running.output / "stderr", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
+            found = re.findall(rb"\nstep (\d+)/", file.read())
+        return int(found[-1]) if found else None
 
     def _judge(self, running: Running, newest: Path | None) -> None:
         """Whether a start went on from the newest checkpoint, and with it all kills before it.
@@ -132,16 +153,22 @@ class Soak:
     def _newest(self) -> Path | None:
         return max(self.run.glob("checkpoints/step-*"), default=None)
 
-    def _unfinished(self) -> set[Path]:
-        return {*self.run.glob("checkpoints/.writing-*")}
+    def _unfinished(self) -> set[tuple[Path, int]]:
+        """Unfinished checkpoints and when they changed."""
+        found = set()
+        for path in self.run.glob("checkpoints/.writing-*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((path, path.stat().st_mtime_ns))
+        return found
 
 
 def soak(folder: Path, kills: int, steps: int, seed: int) -> tuple[Counts, bool]:
     """Kill a run so often; the counts, and whether it ended with the right weights."""
     found = Soak(folder, steps, seed)
-    seconds = found.uninterrupted()
+    found.uninterrupted()
     for _ in tqdm(range(kills), disable=None):
-        found.kill(SHARE * seconds / kills)
+        if not found.kill(SHARE * steps / kills):
+            break
     return found.counts, found.end()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from small_runs import saved
 from tiny import write_task
 from worlds import SHARDED, Job, train
 
+from selfdistill.engine import checkpoint
 from selfdistill.engine.sharding import settings
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError
@@ -82,15 +84,26 @@ def infinite_on_one() -> None:
 
 
 def told_to_stop() -> None:
-    """One process gets the signal of a batch system in the second step."""
-    step = Trainer.step
+    """One process gets the signal of a batch system in the second step; the main one is slow to
+    write, and the other says whether it waited for it."""
+    step, fit, write = Trainer.step, Trainer.fit, checkpoint.write_checkpoint
 
     def interrupted(self: Trainer, *parts: Any) -> None:
         if self.step_count == 1 and os.environ["RANK"] == "1":
             signal.raise_signal(signal.SIGUSR1)
         step(self, *parts)
 
-    Trainer.step = interrupted
+    def slowly(*parts: Any) -> None:
+        time.sleep(1)
+        write(*parts)
+
+    def watched(self: Trainer, *parts: Any) -> None:
+        try:
+            fit(self, *parts)
+        finally:
+            print("written:", [*Path(self.config.run_dir).glob("checkpoints/step-*")], flush=True)
+
+    Trainer.step, Trainer.fit, checkpoint.write_checkpoint = interrupted, watched, slowly
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +196,8 @@ def test_a_loss_that_is_infinite_on_one_process_is_left_out_on_all(runs: Path) -
 def test_a_signal_to_one_process_stops_all(runs: Path) -> None:
     assert [path.name for path in (runs / "stopped" / "checkpoints").iterdir()] == ["step-00000002"]
     assert "stopped after step 2 together with another process" in printed(runs, 8)
+    of_the_other = (runs / "output" / "1").read_text()
+    assert re.search(r"written: \[.*/step-00000002'\)\]", of_the_other)
 
 
 def test_accelerate_s_own_way_is_the_same(runs: Path) -> None:

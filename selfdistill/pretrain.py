@@ -228,7 +228,7 @@ def _announce(
     )
     for name, source in sources.items() if len(sources) > 1 else ():
         own = sum(p.numel() for p in model.student.encoders[name].parameters()) / 1e6
-        size = f"{source.batch_size} samples" if source.batch_size else step_size(parts[name])
+        size = str(source.batch_size) if source.batch_size else step_size(parts[name])
         progress.log(
             f"{name}: {len(source.shards)} samples, {size} in each step; {own:.2f} M parameters of "
             "its own"

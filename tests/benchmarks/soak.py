@@ -1,11 +1,11 @@
-"""A run that is killed again and again must end with the weights of one that nothing interrupted.
+"""Runs that are killed again and again must end with the weights of one that nothing interrupted.
 
     python tests/benchmarks/soak.py [--kills 200] [--steps 2000] [--seed 0]
 
 Every kill is a SIGKILL at a random instant: during training, inside the write of a checkpoint, or
-at any time after the start. After it the same command goes on. Prints how many kills there were,
-how many of them the run survived (it went on from the newest complete checkpoint), and how many
-checkpoints were lost.
+in the first seconds. After it the same command goes on; where the run ends before the last kill,
+another one begins. Prints how many kills there were, how many of them the run survived (it went on
+from the newest complete checkpoint), and how many lost one.
 """
 
 import argparse
@@ -34,7 +34,8 @@ WORDS = [
     "checkpoint.every=10",
     "log.every=1",
 ]
-KINDS = ("training", "writing", "anywhere")
+KINDS = ("training", "writing", "at the start")
+START_SECONDS = 2
 WRITE_SECONDS = 0.01
 SHARE = 0.5
 """Of the steps that come before the last kill on average, so that it comes before the end."""
@@ -69,7 +70,6 @@ class Soak:
         self.run, self.reference = folder / "killed", folder / "reference"
         self.shards = write_shards(folder / "shards", "text")
         self.starts = 0
-        self.seconds = 1.0  # the longest that it lived
 
     def uninterrupted(self) -> None:
         """Train the reference."""
@@ -80,7 +80,6 @@ class Soak:
         had not come to its end before."""
         newest, unfinished = self._newest(), self._unfinished()
         running = self._start(self.run)
-        began = time.monotonic()
         self._wait(running, self.random.choice(KINDS), 2 * steps * self.random.random())
         running.send(signal.SIGKILL)
         running.process.join()
@@ -93,7 +92,6 @@ class Soak:
         self.counts.inside_a_write += not self._unfinished() <= unfinished
         if STEP not in running.printed("stderr"):
             self.counts.before_the_first_step += 1
-        self.seconds = max(self.seconds, time.monotonic() - began)
         return True
 
     def end(self) -> bool:
@@ -114,14 +112,14 @@ class Soak:
         assert ended.code == 0, ended.stderr
 
     def _wait(self, running: Running, kind: str, steps: float) -> None:
-        if kind == "anywhere":
-            running.process.join(self.seconds * self.random.random())
+        if kind == "at the start":
+            running.process.join(START_SECONDS * self.random.random())
             return
         first = None
         while running.process.is_alive():
             step = self._step(running)
             first = step if first is None else first
-            if step is not None and first is not None and step >= first + steps:
+            if step is not None and step >= (first or step) + steps:
                 break
             time.sleep(0.002)
         before = self._unfinished()
@@ -131,7 +129,10 @@ class Soak:
 
     def _step(self, running: Running) -> int | None:
         """The last one that a run told of."""
-        with open(running.output / "stderr", "rb") as file:
+        path = running.output / "stderr"
+        if not path.exists():
+            return None
+        with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1000))
             found = re.findall(rb"\nstep (\d+)/", file.read())
         return int(found[-1]) if found else None
@@ -162,14 +163,19 @@ class Soak:
         return found
 
 
-def soak(folder: Path, kills: int, steps: int, seed: int) -> tuple[Counts, bool]:
-    """Kill a run so often; the counts, and whether it ended with the right weights."""
-    found = Soak(folder, steps, seed)
+def soak(folder: Path, kills: int, steps: int, seed: int) -> tuple[Counts, int, bool]:
+    """Kill so often; the counts, the number of runs that it took, and whether all of them ended
+    with the right weights."""
+    found, runs, same = Soak(folder, steps, seed), 0, True
     found.uninterrupted()
-    for _ in tqdm(range(kills), disable=None):
-        if not found.kill(SHARE * steps / kills):
-            break
-    return found.counts, found.end()
+    with tqdm(total=kills, disable=None) as bar:
+        while found.counts.tried < kills:
+            runs += 1
+            found.run = folder / f"killed-{runs}"
+            while found.counts.tried < kills and found.kill(SHARE * steps / kills):
+                bar.update()
+            same &= found.end()
+    return found.counts, runs, same
 
 
 def main() -> int:
@@ -179,11 +185,11 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        counts, same = soak(Path(folder), options.kills, options.steps, options.seed)
+        counts, runs, same = soak(Path(folder), options.kills, options.steps, options.seed)
     for name, count in asdict(counts).items():
         print(f"{name.replace('_', ' ')}: {count}")
     print(f"bitwise equal weights after {options.steps} steps: {'yes' if same else 'NO'}")
-    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{runs} runs, {time.monotonic() - began:.0f} s")
     return 0 if same and counts.survived == options.kills else 1
 
 

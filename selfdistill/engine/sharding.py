@@ -60,7 +60,12 @@ def shard(
         accelerator: its device and processes.
         settings: ``reshard_after_forward`` says whether the student's blocks are let go of before
             the backward pass. The teacher's always are: it has none.
+
+    Raises:
+        UserError: in fp16 each process would see the overflows of its own shards only.
     """
+    if accelerator.scaler is not None:
+        raise UserError("train.precision: fp16 does not work with shards (FSDP); choose bf16")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for module, again in ((model.teacher, True), (model.student, settings.reshard_after_forward)):
         for block in module.modules():

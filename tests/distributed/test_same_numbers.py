@@ -11,6 +11,7 @@ from small_runs import saved
 from tiny import JOINT
 from worlds import Job, train
 
+pytestmark = pytest.mark.slow
 STEPS = 50
 CLOCKS = {"data_wait", "samples_per_second", "train_seconds"}
 Words = Callable[..., list[str]]

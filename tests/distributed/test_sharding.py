@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from tiny import write_task
 from worlds import SHARDED, Job, train
 
 from selfdistill.engine import checkpoint
-from selfdistill.engine.sharding import settings
+from selfdistill.engine.sharding import settings, shard
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError
 from selfdistill.objective.data2vec import Data2Vec
@@ -121,6 +122,7 @@ def runs(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
         job("half", "train.precision=bf16"),
         job("half whole", "train.precision=bf16", sharded=False),
         job("thrifty", "train.activation_checkpointing=true"),
+        job("kept", settings={"FSDP_RESHARD_AFTER_FORWARD": "false"}),
         job("counted", ALL, setup=counted),
         job("counted, accumulated", ALL, "train.accumulate=4"),
         job("stopped", setup=told_to_stop, code=75),
@@ -171,14 +173,15 @@ def test_in_half_precision_weights_and_teacher_stay_in_full(runs: Path) -> None:
     assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float32}
 
 
-def test_recomputing_changes_nothing(runs: Path) -> None:
-    assert_close(runs / "thrifty", runs / "shards")
+@pytest.mark.parametrize("name", ["thrifty", "kept"])
+def test_recomputing_and_keeping_blocks_together_change_nothing(name: str, runs: Path) -> None:
+    assert_close(runs / name, runs / "shards")
 
 
 def test_gradients_travel_once_per_step(runs: Path) -> None:
     times = [
         {int(n) for n in re.findall(r"gradients travelled (\d+) times", printed(runs, number))}
-        for number in (6, 7)
+        for number in (7, 8)
     ]
     assert times[0] == times[1]
     (of_a_step,) = times[0]
@@ -195,7 +198,7 @@ def test_a_loss_that_is_infinite_on_one_process_is_left_out_on_all(runs: Path) -
 
 def test_a_signal_to_one_process_stops_all(runs: Path) -> None:
     assert [path.name for path in (runs / "stopped" / "checkpoints").iterdir()] == ["step-00000002"]
-    assert "stopped after step 2 together with another process" in printed(runs, 8)
+    assert "stopped after step 2 together with another process" in printed(runs, 9)
     of_the_other = (runs / "output" / "1").read_text()
     assert re.search(r"written: \[.*/step-00000002'\)\]", of_the_other)
 
@@ -222,3 +225,9 @@ def test_ways_to_shard_that_do_not_work_are_refused(
         monkeypatch.setenv(name, setting)
     with pytest.raises(UserError, match=message):
         settings()
+
+
+def test_fp16_is_refused() -> None:
+    scaled = cast(Accelerator, SimpleNamespace(scaler=object()))
+    with pytest.raises(UserError, match=r"train\.precision: fp16 .* choose bf16"):
+        shard(cast(Data2Vec, None), scaled, FullyShardedDataParallelPlugin(fsdp_version=2))

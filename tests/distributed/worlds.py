@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,7 +15,11 @@ from launching import ENVIRONMENT, SERVER, fresh_accelerate
 from selfdistill.cli import main
 
 TIMEOUT = 300
-SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Job:
     sharded: bool = False
     setup: Callable[[], object] | None = None
     """Called before, in every process; importable, and it stays for the jobs behind."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Other values of ``SHARDED``."""
     code: int = 0
     """The exit code of every process."""
 
@@ -75,11 +81,9 @@ def _member(rank: int, processes: int, jobs: list[Job], ports: list[int], output
     for job, port in zip(jobs, ports, strict=True):
         began = os.fstat(file).st_size
         os.environ["MASTER_PORT"] = str(port)
-        for key, value in SHARDED.items():
-            if job.sharded:
-                os.environ[key] = value
-            else:
-                os.environ.pop(key, None)
+        for key in SHARDED:
+            os.environ.pop(key, None)
+        os.environ |= {**(SHARDED if job.sharded else {}), **job.settings}
         if job.setup is not None:
             job.setup()
         code = 1

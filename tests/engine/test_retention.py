@@ -1,0 +1,55 @@
+"""Which checkpoints of a run stay."""
+
+import json
+from pathlib import Path
+
+import pytest
+from launching import rows
+from small_runs import SmallRuns
+from tiny import write_task
+
+from selfdistill.errors import UserError
+
+EACH = ["optim.warmup_steps=0", "checkpoint.every=1", "checkpoint.keep=1"]
+
+
+def kept(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+def test_the_best_of_a_run(runs: SmallRuns, tmp_path: Path) -> None:
+    tasks = [
+        f"eval.tasks.{name}={json.dumps(write_task(tmp_path / name, 'image'))}"
+        for name in ("light", "shade")
+    ]
+    words = [*EACH, *tasks, "train.steps=4", "eval.every=1", "checkpoint.best=knn"]
+    assert runs.pretrain("image", tmp_path / "run", *words) == 0
+    means = {
+        row["step"]: (row["eval/light/knn"] + row["eval/shade/knn"]) / 2
+        for row in rows(tmp_path / "run")
+        if "eval/light/knn" in row
+    }
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert [*means] == [1, 2, 3, 4]
+    assert best == {"step": max(means, key=lambda step: means[step]), "value": max(means.values())}
+    assert kept(tmp_path / "run") == sorted({best["step"], 4})
+
+
+def test_every_so_many_of_a_run(runs: SmallRuns, tmp_path: Path) -> None:
+    words = [*EACH, "train.steps=5", "checkpoint.keep_every=2"]
+    assert runs.pretrain("text", tmp_path, *words) == 0
+    assert kept(tmp_path) == [2, 4, 5]
+    assert not (tmp_path / "checkpoints" / "best.json").exists()
+
+
+@pytest.mark.parametrize("every", [0, 5])
+def test_the_best_needs_evaluations_that_have_a_checkpoint(runs: SmallRuns, every: int) -> None:
+    words = ["checkpoint.every=2", "checkpoint.best=linear"]
+    with pytest.raises(UserError, match=rf"checkpoint\.best: linear needs .* eval\.every {every} "):
+        runs.config("image", *words, f"eval.every={every}")
+    assert runs.config("image", *words, "eval.every=4").checkpoint.best == "linear"
+
+
+def test_another_word_for_the_best_is_refused(runs: SmallRuns) -> None:
+    with pytest.raises(UserError, match=r"checkpoint\.best: "):
+        runs.config("image", "checkpoint.best=loss")

@@ -134,8 +134,6 @@ class GuardConfig:
     it is about the share of the targets' variance that the student predicts."""
     patience: int = 3
     """Logging intervals in a row that must agree."""
-    max_nonfinite: int = 5
-    """Steps in a row whose loss or gradient is not finite before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +171,14 @@ class TrainConfig:
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     deterministic: bool = False
+    max_loss_jump: float = 3.0
+    """Leave a step out whose loss is more than this multiple of the largest of the 100 before, as
+    one is whose loss or gradient is not finite; 0: none."""
+    max_left_out: int = 5
+    """After so many in a row the run goes back to its last good checkpoint and passes their batches
+    over."""
+    max_rollbacks: int = 2
+    """Times that it goes back to one checkpoint before it stops."""
     activation_checkpointing: bool = False
     """Compute blocks and convolutions of positions and decoders once more in the backward pass, in
     place of keeping what is inside them: less memory, more time."""
@@ -200,6 +206,8 @@ class DataConfig:
     """Seconds without a byte after which a connection counts as broken."""
     allow_pipe: bool = False
     """Let ``data.train`` name commands, as pipe:COMMAND; each is run by a shell."""
+    skip_bad_shards: bool = False
+    """Leave out shards of ``train`` that are no tar or have no sample, in place of stopping."""
     max_bad_share: float = 0.05
     """Stop when more than this share of the samples read is bad."""
 

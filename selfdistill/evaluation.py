@@ -12,6 +12,7 @@ from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import Progress, by_modality
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.sharding import whole_student
+from selfdistill.engine.sums import over_processes
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import errors_of
 from selfdistill.modalities.backbone import Backbones, build_backbones
@@ -51,11 +52,31 @@ class Evaluation:
             if part.eval.tasks and run_dir is not None
         }
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Evaluate after ``step`` steps; returns what is to be logged."""
-        scalars = self._evaluate(step, self._trained())
-        self.trainer.accelerator.wait_for_everyone()
-        return scalars
+    def __call__(self, step: int) -> dict[str, float] | None:
+        """Evaluate after ``step`` steps.
+
+        Returns:
+            What is to be logged; None: a signal put an end to it.
+        """
+        trained = self._trained()
+        if self.run_dir is None or trained is None:
+            return {}
+        self.progress.log(f"evaluating frozen features after {step} steps")
+        result: dict[str, Any] | None = None
+        with self.trainer.stop.interrupting():
+            result = self._evaluate(step, trained)
+        if result is None:
+            self.progress.log("the evaluation is broken off; it will be made when the run goes on")
+            return None
+        write_atomically(self.run_dir.eval_path, json.dumps(result, indent=2))
+        self._check_accuracy(step, result)
+        return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
+
+    def lacks(self, step: int) -> bool:
+        """Whether there are labelled sets, and ``eval.json`` is not of ``step``."""
+        last = self._last()
+        missing = any(last.get(name, {}).get("step") != step for name in self.evaluators)
+        return over_processes([float(missing)], self.trainer.accelerator)[0] > 0
 
     def check(self) -> None:
         """Refuse labelled sets that cannot be used, before any time is spent on training."""
@@ -63,23 +84,13 @@ class Evaluation:
             with errors_of(name, self.parts):
                 evaluator.check()
 
-    def make_up_for(self) -> None:
-        """Evaluate a run that was killed between its last checkpoint and the end."""
-        step, last = self.trainer.step_count, self._last()
-        trained = self._trained()
-        if any(last.get(name, {}).get("step") != step for name in self.evaluators):
-            self.trainer.log_evaluation(self._evaluate(step, trained))
-
     def _trained(self) -> Backbones | None:
         """The student on the main process; all processes have a part in it."""
         if not any(part.eval.tasks for part in self.parts.values()):
             return None
         return whole_student(self.trainer.plain_model, self.config, self.trainer.accelerator)
 
-    def _evaluate(self, step: int, trained: Backbones | None) -> dict[str, float]:
-        if self.run_dir is None or trained is None:
-            return {}
-        self.progress.log(f"evaluating frozen features after {step} steps")
+    def _evaluate(self, step: int, trained: Backbones) -> dict[str, Any]:
         known = all(evaluator.baselines for evaluator in self.evaluators.values())
         untrained = None if known else self._untrained()
         result: dict[str, Any] = {}
@@ -88,9 +99,7 @@ class Evaluation:
                 before = None if untrained is None else untrained[name]
                 result |= evaluator.evaluate(before, trained[name])
             result[name]["step"] = step
-        write_atomically(self.run_dir.eval_path, json.dumps(result, indent=2))
-        self._check_accuracy(step, result)
-        return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
+        return result
 
     def _check_accuracy(self, step: int, result: Mapping[str, Any]) -> None:
         for name, found in result.items():

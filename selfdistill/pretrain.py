@@ -1,18 +1,19 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config, plain_config
-from selfdistill.data.loader import Source, dead_workers_explained, training_batches
+from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.optim import check_schedule
@@ -28,6 +29,9 @@ from selfdistill.pretrained import checkpoint_config
 from selfdistill.run_data import batch_sizes, open_source
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other; NCCL by itself would give up after ten minutes."""
 
 
 def pretrain(config: RunConfig, must_resume: bool = False) -> None:
@@ -56,10 +60,12 @@ def _accelerator(config: RunConfig) -> Accelerator:
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
     # a dropped layer leaves its parameters without gradient on one process and not on another
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.layer_drop > 0)
+    # one process evaluates, saves and prepares the data while the others wait
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
     try:
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused, patience])
     except ValueError as error:
         raise UserError(f"train.precision: {precision} cannot be used ({error})") from error
     if precision == "fp16" and not accelerator.native_amp:
@@ -117,10 +123,9 @@ def _run(
     try:
         if trainer.step_count >= train.steps:
             progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")
-            evaluation.make_up_for()
         else:
             evaluation.check()
-            _fit(config, sources, trainer, evaluation)
+        _fit(config, sources, trainer, evaluation)
     finally:
         progress.close()
         if writer is not None:
@@ -142,18 +147,21 @@ def _prepared(config: RunConfig) -> RunConfig:
 def _fit(
     config: RunConfig, sources: Mapping[str, Source], trainer: Trainer, evaluation: Evaluation
 ) -> None:
-    with dead_workers_explained():
-        batches = training_batches(
+    def load(start_step: int, passed_over: Sequence[int]) -> Generator[list[MicroBatch]]:
+        return training_batches(
             sources,
             seed=config.seed,
             accumulate=config.train.accumulate,
             rank=trainer.accelerator.process_index,
             world_size=trainer.accelerator.num_processes,
-            start_step=trainer.step_count,
+            start_step=start_step,
             steps=config.train.steps,
             workers=config.data.workers,
+            passed_over=passed_over,
         )
-        trainer.fit(batches, evaluation)
+
+    with dead_workers_explained():
+        trainer.fit(load, evaluation)
 
 
 def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:

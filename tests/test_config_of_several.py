@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill.config import DecoderConfig, ObjectiveConfig, RunConfig, TeacherConfig
+from selfdistill.config import DecoderConfig, GuardConfig, ObjectiveConfig, RunConfig, TeacherConfig
 from selfdistill.config_file import dump_config, load_config, plain_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
@@ -18,7 +18,7 @@ model: {width: 16, depth: 3, heads: 4}
 teacher: {ema_decay: 0.99, scope: all}
 objective: {average_top_k_layers: 2, layer_norms: [instance, layer]}
 data: {workers: 1, max_bad_share: 0.5}
-guard: {max_nonfinite: 4, min_target_std: 0.2}
+guard: {min_target_std: 0.2}
 """
 BOTH = (
     SHARED
@@ -89,7 +89,7 @@ def test_what_is_a_modality_s_is_at_its_default_in_the_whole(load: Load) -> None
     assert config.decoder == DecoderConfig()
     assert (config.teacher.scope, config.teacher.copied) == (TeacherConfig.scope, [])
     assert (config.data.train, config.data.sampling_weight, config.data.workers) == ([], 1.0, 1)
-    assert (config.guard.min_target_std, config.guard.max_nonfinite) == (0.1, 4)
+    assert config.guard == GuardConfig()
     assert config.eval.tasks == {}
     assert config.teacher.ema_decay == 0.99
 
@@ -165,7 +165,6 @@ def test_a_dumped_config_reads_back_equal(text: str, load: Load) -> None:
             "modalities: {text: {teacher: {ema_anneal_end_step: 1}}}",
             "modalities.text.teacher.ema_anneal_end_step: is shared",
         ),
-        ("modalities: {text: {guard: {max_nonfinite: 1}}}", "modalities.text.guard.max_nonfinite:"),
         ("modalities: {text: {data: {workers: 0}}}", "modalities.text.data.workers: is shared"),
         ("modalities: {text: {data: {max_bad_share: 0.0}}}", "modalities.text.data.max_bad_share:"),
         ("modalities: {text: {eval: {every: 3}}}", "modalities.text.eval.every: is shared by all"),

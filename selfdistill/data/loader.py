@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from selfdistill.data.ledger import Bad, Loaded, MicroBatch, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
-from selfdistill.data.steps import ByCount, ByLength, StepPlan
+from selfdistill.data.steps import ByCount, ByLength, StepPlan, data_step
 from selfdistill.errors import SelfdistillError, errors_of
 from selfdistill.masking import row_keys
 
@@ -126,21 +126,21 @@ class _Plan:
 
 
 class _Steps(IterableDataset[list[MicroBatch] | SelfdistillError]):
-    """Steps ``start``..``stop - 1``, every W-th for each of W workers.
+    """Steps ``start``..``stop - 1`` of training, every W-th for each of W workers.
 
     An error that ends the run travels as a value, because the DataLoader would bury its one line
     in a traceback.
     """
 
-    def __init__(self, plan: _Plan, start: int, stop: int) -> None:
-        self.plan, self.start, self.stop = plan, start, stop
+    def __init__(self, plan: _Plan, start: int, stop: int, passed_over: Sequence[int]) -> None:
+        self.plan, self.start, self.stop, self.passed_over = plan, start, stop, passed_over
 
     def __iter__(self) -> Iterator[list[MicroBatch] | SelfdistillError]:
         worker = torch.utils.data.get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self.start + first, self.stop, stride):
             try:
-                yield self.plan.step(step)
+                yield self.plan.step(data_step(step, self.passed_over))
             except SelfdistillError as error:
                 yield error
                 return
@@ -201,7 +201,8 @@ def training_batches(
     start_step: int,
     steps: int,
     workers: int,
-) -> Iterator[list[MicroBatch]]:
+    passed_over: Sequence[int] = (),
+) -> Generator[list[MicroBatch]]:
     """The micro-batches of each optimiser step, from ``start_step`` to ``steps - 1``.
 
     Each process has a contiguous slice of a step's samples, and each micro-batch of that.
@@ -210,6 +211,7 @@ def training_batches(
         sources: by modality; their batches can be divided evenly, see ``split_batch``.
         accumulate: micro-batches per step and process.
         workers: loader processes; 0: decode in this one. The batches are the same.
+        passed_over: see ``data_step``.
 
     Raises:
         DataBudgetError: a bad sample could not be replaced, because all are bad.
@@ -223,10 +225,10 @@ def training_batches(
         ahead = None if source.shards.is_here else SampleOrder(source.shards.sizes, seed)
         streams[name] = _Stream(source, order, plan, seed, ahead)
     share = _Plan(streams, accumulate, rank, world_size)
-    return _load(_Steps(share, start_step, steps), workers)
+    return _load(_Steps(share, start_step, steps, passed_over), workers)
 
 
-def _load(steps: _Steps, workers: int) -> Iterator[list[MicroBatch]]:
+def _load(steps: _Steps, workers: int) -> Generator[list[MicroBatch]]:
     loader = DataLoader(
         steps,
         batch_size=None,

@@ -5,6 +5,7 @@ a step the same samples however many processes share it.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,20 @@ class Share(NamedTuple):
 
     positions: np.ndarray
     samples: np.ndarray
+
+
+def data_step(step: int, passed_over: Sequence[int]) -> int:
+    """The step of the data that a step of training has its samples from.
+
+    Args:
+        step: of training, from 0.
+        passed_over: steps of the data that training does not take; ascending.
+    """
+    for gone in passed_over:
+        if gone > step:
+            break
+        step += 1
+    return step
 
 
 class StepPlan(ABC):

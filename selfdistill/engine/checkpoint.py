@@ -152,6 +152,12 @@ class Checkpointer:
         """
         return read_checkpoint(path)
 
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, the last one first."""
+        for path in reversed(self.complete()):
+            if _step_of(path) > step:
+                _remove(path)
+
     def rate(self, step: int, value: float) -> None:
         """Keep the checkpoint of a step, if there is one, unless another was rated as high.
 

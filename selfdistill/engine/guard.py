@@ -45,7 +45,7 @@ class CollapseGuard:
             HealthError: ``guard.patience`` intervals in a row were out of their band.
         """
         if not math.isfinite(values["target_std"]):
-            return  # every step of the interval was left out; FiniteGuard counts them
+            return  # every step of the interval was left out; StepGuard counts them
         if not self.reference:
             self.reference = {key: values[key] for key in ("target_std", "target_rank")}
         found = self._findings(values) if step > self.config.after_steps else []
@@ -117,39 +117,3 @@ NAMES = {
     "target_rank": "the targets' effective rank",
     "teacher_distance": "the teacher's relative distance from the student",
 }
-
-
-class FiniteGuard:
-    """Counts steps in a row whose loss or gradient is not finite; those steps are left out."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_a_row = 0
-        self.total = 0
-
-    def check(self, step: int, loss: float, grad_norm: float, last_checkpoint: object) -> bool:
-        """Whether the step may be taken.
-
-        Raises:
-            HealthError: ``guard.max_nonfinite`` steps in a row may not.
-        """
-        if math.isfinite(loss) and math.isfinite(grad_norm):
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        self.total += 1
-        if self.in_a_row >= self.limit:
-            raise HealthError(
-                f"step {step}: {self.in_a_row} steps in a row had a loss of {loss} and a gradient "
-                f"norm of {grad_norm} (guard.max_nonfinite). The last good checkpoint is "
-                f"{last_checkpoint or 'none'}. Try a smaller optim.lr, optim.clip_norm, or "
-                "train.precision=bf16 or fp32"
-            )
-        return False
-
-    def state(self) -> dict[str, int]:
-        """What a checkpoint keeps."""
-        return {"in_a_row": self.in_a_row, "total": self.total}
-
-    def load_state(self, state: Mapping[str, int]) -> None:
-        self.in_a_row, self.total = state["in_a_row"], state["total"]

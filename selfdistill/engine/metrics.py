@@ -6,7 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -59,9 +60,10 @@ class MetricsWriter:
     def truncate_after(self, step: int) -> None:
         """Drop what was written after ``step``, and lines cut short by a crash.
 
-        To be called before the first ``write`` of a resumed run.
+        To be called where a run goes on from a checkpoint.
         """
         self._purge_step = step + 1
+        self.close()
         path = self._run_dir.metrics_path
         if not path.exists():
             return
@@ -78,17 +80,22 @@ class MetricsWriter:
             SelfdistillError: ``metrics.jsonl`` cannot be written.
         """
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        try:
-            with open(self._run_dir.metrics_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | row) + "\n")
-        except OSError as error:
-            raise SelfdistillError(f"cannot write {self._run_dir.metrics_path}: {error}") from error
+        _append(self._run_dir.metrics_path, {"step": step} | row)
         self._try_board(lambda board: _add_scalars(board, step, values))
+
+    def write_left_out(self, row: Mapping[str, Any]) -> None:
+        """Append what is known of a step that was left out; plain JSON values.
+
+        Raises:
+            SelfdistillError: ``left_out.jsonl`` cannot be written.
+        """
+        _append(self._run_dir.left_out_path, row)
 
     def close(self) -> None:
         """Flush what TensorBoard still holds back."""
         if self._board is not None:
             self._try_board(lambda board: board.close())
+            self._board = None
 
     def _try_board(self, action: "Callable[[SummaryWriter], None]") -> None:
         if not self._wanted:
@@ -104,6 +111,14 @@ class MetricsWriter:
         except Exception as error:
             self._wanted = False
             logger.warning("TensorBoard fails (%r); the run goes on without it", error)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise SelfdistillError(f"cannot write {path}: {error}") from error
 
 
 def _is_kept(line: str, step: int) -> bool:

@@ -129,6 +129,10 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def left_out_path(self) -> Path:
+        return self.path / "left_out.jsonl"
+
+    @property
     def eval_path(self) -> Path:
         return self.path / "eval.json"
 

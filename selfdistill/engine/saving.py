@@ -81,6 +81,11 @@ class Saver:
         if self.checkpointer is not None and probe and values:
             self.checkpointer.rate(step, sum(values) / len(values))
 
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, when nothing is being written."""
+        if self.checkpointer is not None:
+            self.checkpointer.remove_after(step)
+
     def finish(self) -> None:
         """Wait until all is written: a launcher ends every process soon after the first has ended.
 

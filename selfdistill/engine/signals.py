@@ -9,6 +9,10 @@ from types import FrameType
 SAME_SIGNAL_SECONDS = 1.0
 
 
+class _Interrupted(BaseException):
+    """What is going on ends here; no handler of an ``Exception`` may take it for a fault."""
+
+
 class StopSignal:
     """The first signal that asked the run to stop; a second one ends the program at once.
 
@@ -22,6 +26,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
+        self._interrupts = False
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
@@ -35,6 +40,19 @@ class StopSignal:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal, also one that came before, end what is inside at once."""
+        self._interrupts = True
+        try:
+            if self.number:
+                raise _Interrupted
+            yield
+        except _Interrupted:
+            pass
+        finally:
+            self._interrupts = False
+
     def explained(self, step: int, saved: object) -> str:
         """Why a run ends after ``step``, and where its state is ``saved``."""
         if not self.number:
@@ -47,6 +65,8 @@ class StopSignal:
     def _note(self, number: int, _: FrameType | None) -> None:
         if not self.number:
             self.number, self._since = number, time.monotonic()
+            if self._interrupts:
+                raise _Interrupted
         elif time.monotonic() - self._since > SAME_SIGNAL_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -7,36 +7,50 @@ model, the optimiser and one integer.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers
+from selfdistill.data.steps import data_step
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import Checkpoint
-from selfdistill.engine.guard import CollapseGuard, FiniteGuard
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
+from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
+from selfdistill.engine.left_out import LeftOutSteps
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.optim import build_optimizer, build_scheduler
 from selfdistill.engine.saving import Saver
 from selfdistill.engine.sharding import no_sync, settings, shard, whole
 from selfdistill.engine.signals import StopSignal
+from selfdistill.engine.step_guard import StepGuard
 from selfdistill.engine.sums import masked_tokens, over_processes
-from selfdistill.errors import HealthError, Preempted, errors_of
+from selfdistill.errors import HealthError, Preempted, UserError, errors_of
 from selfdistill.masking import row_keys
 from selfdistill.models.region import prepare_regions
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.schedules import ema_decay
 
-Evaluate = Callable[[int], dict[str, float]]
-"""Evaluates after a number of steps; returns scalars to log."""
+Load = Callable[[int, Sequence[int]], Generator[list[MicroBatch]]]
+"""The micro-batches of each step, from a number of steps on, past some steps of the data."""
+
+
+class Evaluate(Protocol):
+    """Evaluates the present weights; all processes call both together."""
+
+    def __call__(self, step: int) -> dict[str, float] | None:
+        """Scalars to log after so many steps; None: a signal put an end to it."""
+
+    def lacks(self, step: int) -> bool:
+        """Whether there is an evaluation to be made, and that of ``step`` was not."""
 
 
 class Trainer:
@@ -85,7 +99,8 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.saver = Saver(model, optimizer, accelerator, checkpointer)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
-        self.finite = FiniteGuard(config.guard.max_nonfinite)
+        self.step_guard = StepGuard(config.train)
+        self.left_out = LeftOutSteps(accelerator, writer, progress)
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
@@ -93,27 +108,34 @@ class Trainer:
         self.stop = StopSignal()
         self.stops = False  # some process was asked to
 
-    def fit(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
+    def fit(self, load: Load, evaluate: Evaluate) -> None:
         """Train from ``step_count`` to ``train.steps``.
 
         Args:
-            batches: the micro-batches of each step to come.
-            evaluate: called every ``eval.every`` steps and after the last.
+            load: called at the start, and whenever the run went back.
+            evaluate: called every ``eval.every`` steps and after the last, and at the start where
+                an evaluation was cut short.
 
         Raises:
-            HealthError: the run collapsed or its loss is no longer finite.
+            HealthError: the run collapsed, or goes wrong at the same place again and again.
             DataBudgetError: too many samples are bad.
             Preempted: a signal came; the state was saved.
         """
         with self.stop.caught():
             try:
-                self._train(batches, evaluate)
+                if self._evaluation_is_due() and evaluate.lacks(self.step_count):
+                    self._evaluate(evaluate, saved=True)
+                while self.step_count < self.config.train.steps:
+                    batches = load(self.step_count, self.step_guard.passed_over)
+                    with contextlib.closing(batches):
+                        self._train(batches, evaluate)
                 self.saver.finish()
             except (HealthError, Preempted):
                 self.saver.finish()
                 raise
 
     def _train(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
+        """To the last step, or to where the run goes back."""
         interval, throughput = Interval(self.parts), Throughput()
         while self.step_count < self.config.train.steps:
             self.saver.check()
@@ -127,6 +149,9 @@ class Trainer:
             samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
             throughput.add(samples * self.accelerator.num_processes)
             self.progress.advance(self.step_count)
+            if self.step_guard.is_exhausted:
+                self._go_back()
+                return
             self._at_intervals(interval, throughput, evaluate)
 
     def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
@@ -147,17 +172,18 @@ class Trainer:
         total = sum(self.parts[name].objective.loss_weight * n for name, n in losses.items())
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
-        fine = self.finite.check(
-            self.step_count + 1, total, 0.0 if scaled else norm, self.good_checkpoint
-        )
-        if fine:
+        place = data_step(self.step_count, self.step_guard.passed_over)
+        fault = self.step_guard.check(place, losses, 0.0 if scaled else norm)
+        if fault:
+            self.left_out.tell(self.step_count + 1, place, fault, micro_batches, outputs)
+        else:
             self.good_checkpoint = self.saver.last
             self.optimizer.step()
-        elif scaled:
+        if fault and scaled:
             accelerator.scaler.update()  # or it refuses the next step
         self.optimizer.zero_grad()
         self.step_count += 1
-        if fine and not getattr(self.optimizer, "step_was_skipped", False):
+        if not fault and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
             self.plain_model.update_teacher(decay)
             interval.add(outputs, losses, total, norm)
@@ -198,13 +224,30 @@ class Trainer:
         except HealthError as error:
             self.save()
             raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
-        if step % config.checkpoint.every == 0 or done or self.stops:
+        saved = step % config.checkpoint.every == 0 or done or self.stops
+        if saved:
             self.save()
-        if done or (config.eval.every and step % config.eval.every == 0 and not self.stops):
-            self.log_evaluation(evaluate(step))
-            throughput.restart()
         if self.stops and not done:
             raise Preempted(self.stop.explained(step, self.saver.last))
+        if self._evaluation_is_due():
+            self._evaluate(evaluate, saved)
+            throughput.restart()
+
+    def _evaluation_is_due(self) -> bool:
+        step, every = self.step_count, self.config.eval.every
+        return step == self.config.train.steps or (every > 0 and step > 0 and step % every == 0)
+
+    def _evaluate(self, evaluate: Evaluate, saved: bool) -> None:
+        """Evaluate, or end the run when a signal cuts it short; then it is made up for later."""
+        scalars = evaluate(self.step_count)
+        # the main process evaluates, and the others wait here
+        if over_processes([float(scalars is None)], self.accelerator)[0]:
+            if not saved:
+                self.save()
+            raise Preempted(self.stop.explained(self.step_count, self.saver.last))
+        if self.writer is not None and scalars:
+            self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
+            self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
 
     def _log(self, interval: Interval, throughput: Throughput) -> None:
         config, step = self.config, self.step_count
@@ -219,7 +262,8 @@ class Trainer:
             "samples_per_second": throughput.take(),
             "train_seconds": self.train_seconds,
             "bad_samples": over_processes([float(self.ledgers.total())], self.accelerator)[0],
-            "nonfinite_steps": float(self.finite.total),
+            "left_out_steps": float(self.step_guard.total),
+            "rollbacks": float(self.step_guard.rollbacks),
         }
         if self.writer is not None:
             self.writer.write(step, values)
@@ -228,12 +272,6 @@ class Trainer:
             with errors_of(name, self.parts):
                 guard.check(step, {**own[name], "teacher_distance": distance})
 
-    def log_evaluation(self, scalars: Mapping[str, float]) -> None:
-        """Write what an evaluation of the present weights found, if anything."""
-        if self.writer is not None and scalars:
-            self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
-            self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
-
     def save(self) -> None:
         """Take the present state; it is written while training goes on."""
         state = {
@@ -241,7 +279,8 @@ class Trainer:
             "data": self.data,
             "processes": self.accelerator.num_processes,
             "guard": {name: guard.state() for name, guard in self.collapse.items()},
-            "nonfinite": self.finite.state(),
+            "steps": self.step_guard.state(),
+            "good_checkpoint": self.good_checkpoint and self.good_checkpoint.name,
             "bad_samples": self.ledgers.state(),
             "train_seconds": self.train_seconds,
         }
@@ -250,12 +289,52 @@ class Trainer:
         self.saver.save(self.step_count, state)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Go on from a checkpoint of a run with the same architecture."""
+        """Go on from a checkpoint of a run with the same architecture.
+
+        Raises:
+            UserError: another version of the program wrote it.
+        """
+        try:
+            self._take(checkpoint, path)
+            self.step_guard.load_state(checkpoint.state["steps"])
+            good = checkpoint.state["good_checkpoint"]
+        except KeyError as error:
+            raise UserError(
+                f"resume: {path} lacks {error} and was written by another version of this program; "
+                "go on with that one, or start from the weights in another run_dir with init_from"
+            ) from error
+        self.good_checkpoint = path.with_name(good) if good else None
+
+    def _go_back(self) -> None:
+        """To the last good checkpoint, to pass over the batches that were left out since.
+
+        Raises:
+            HealthError: there is none, or going back to it was in vain before.
+        """
+        self.saver.finish()
+        guard, most = self.step_guard, self.config.train.max_rollbacks
+        (path,) = broadcast_object_list([self.good_checkpoint])
+        checkpoint = read_checkpoint(path) if path is not None and path.is_dir() else None
+        if checkpoint is None or not guard.may_go_back_to(checkpoint.step):
+            again = f"the run went back to {path} {most} times before (train.max_rollbacks)"
+            why = again if checkpoint else "there is no good checkpoint to go back to"
+            raise self.left_out.too_many(self.step_count, len(guard.in_a_row), why)
+        self.progress.log(
+            f"{len(guard.in_a_row)} steps in a row were left out: going back to {path}; the "
+            "batches of these steps will be passed over"
+        )
+        self._take(checkpoint, path)
+        guard.go_back(checkpoint.step, checkpoint.state["steps"])
+        self.saver.remove_after(checkpoint.step)
+        if self.writer is not None:
+            self.writer.truncate_after(checkpoint.step)
+
+    def _take(self, checkpoint: Checkpoint, path: Path) -> None:
+        """All of a checkpoint but what the guard of the steps and the main process know of it."""
         state = checkpoint.state
         self.saver.restore(checkpoint, path)
         for name, guard in self.collapse.items():
             guard.load_state(state["guard"][name])
-        self.finite.load_state(state["nonfinite"])
         self.ledgers.load_state(state["bad_samples"])
         self.train_seconds = state["train_seconds"]
         if self.accelerator.scaler is not None and "scaler" in state:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfdistill.data.order import SampleOrder
-from selfdistill.data.steps import STEPS_PER_WINDOW, ByCount, ByLength
+from selfdistill.data.steps import STEPS_PER_WINDOW, ByCount, ByLength, data_step
 from selfdistill.errors import UserError
 
 
@@ -137,3 +137,17 @@ def test_a_step_that_is_too_short_is_refused() -> None:
     by_length(lengths, 50.0, parts=4)
     with pytest.raises(UserError, match=r"data.batch_length: no sample has a length"):
         by_length(np.zeros(50, np.float32), 50.0)
+
+
+@pytest.mark.parametrize(
+    ("passed_over", "taken"),
+    [
+        ([], [0, 1, 2, 3]),
+        ([0], [1, 2, 3, 4]),
+        ([1, 2], [0, 3, 4, 5]),
+        ([0, 2, 4], [1, 3, 5, 6]),
+        ([7], [0, 1, 2, 3]),
+    ],
+)
+def test_steps_that_are_passed_over(passed_over: list[int], taken: list[int]) -> None:
+    assert [data_step(step, passed_over) for step in range(4)] == taken

@@ -191,7 +191,7 @@ def test_gradients_travel_once_per_step(runs: Path) -> None:
 
 def test_a_loss_that_is_infinite_on_one_process_is_left_out_on_all(runs: Path) -> None:
     logged, whole = rows(runs / "infinite"), rows(runs / "half")
-    assert [row["nonfinite_steps"] for row in logged] == [0, 1, 1, 1]
+    assert [row["left_out_steps"] for row in logged] == [0, 1, 1, 1]
     assert [row["loss"] is None for row in logged] == [False, True, False, False]
     assert logged[2]["loss"] == pytest.approx(whole[2]["loss"], rel=0.3)
 

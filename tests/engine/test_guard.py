@@ -8,7 +8,7 @@ import pytest
 
 from selfdistill.config import GuardConfig
 from selfdistill.config_file import load_config
-from selfdistill.engine.guard import CollapseGuard, FiniteGuard
+from selfdistill.engine.guard import CollapseGuard
 from selfdistill.errors import HealthError
 from selfdistill.modalities.base import load_modality
 
@@ -100,19 +100,6 @@ def test_an_encoder_worse_than_untrained_stops_the_run() -> None:
     watching.check_accuracy(90, {"trained": 0.1, "untrained": 0.5}, margin=0.05)
     with pytest.raises(HealthError, match=r"0\.440 from the trained encoder and 0\.500 from"):
         watching.check_accuracy(200, {"trained": 0.44, "untrained": 0.5}, margin=0.05)
-
-
-def test_steps_that_are_not_finite_are_left_out_and_counted() -> None:
-    finite = FiniteGuard(limit=3)
-    assert finite.check(1, 0.5, 1.0, None)
-    assert not finite.check(2, math.nan, 1.0, None)
-    assert not finite.check(3, 0.5, math.inf, None)
-    assert finite.check(4, 0.5, 1.0, None)
-    assert finite.total == 2
-    assert not finite.check(5, math.inf, 1.0, None)
-    assert not finite.check(6, math.inf, 1.0, None)
-    with pytest.raises(HealthError, match=r"step 7: 3 steps in a row .* checkpoint is step-5"):
-        finite.check(7, math.inf, 1.0, "step-5")
 
 
 ROOT = Path(__file__).parents[2]

@@ -126,6 +126,52 @@ def test_asked_to_stop(
     assert_same(run, reference("audio"))
 
 
+def slow_to_evaluate() -> None:
+    from selfdistill.probes.evaluate import Evaluator
+
+    evaluate = Evaluator.evaluate
+
+    def slowly(*parts: Any) -> Any:
+        print("evaluating", flush=True)
+        time.sleep(30)
+        return evaluate(*parts)
+
+    Evaluator.evaluate = slowly
+
+
+@pytest.mark.parametrize("step", [7, STEPS])
+def test_asked_to_stop_during_an_evaluation(
+    step: int, config: Config, start: Start, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    """The last one counts as well, when all training is done."""
+    task = f"eval.tasks.light={json.dumps(write_task(tmp_path / 'task', 'image'))}"
+    words = ["data.workers=2", "checkpoint.every=1000", task, f"eval.every={step}"]
+    running = start(config(), *words, setup=slow_to_evaluate)
+    while "evaluating" not in running.printed("stdout"):
+        assert running.process.is_alive(), running.printed("stderr")
+        time.sleep(0.01)
+    began = time.monotonic()
+    running.send(signal.SIGTERM)
+    ended = running.wait()
+    assert time.monotonic() - began < 20
+    assert ended.code == 75, ended.stderr
+    assert f"stopped by signal SIGTERM after step {step}" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert running.left_behind() == []
+    run = tmp_path / "run"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+    assert pretrain(config(), *words).code == 0
+    whole = config("image", "whole")
+    assert pretrain(whole, *words).code == 0
+    assert weights(run, STEPS) == weights(tmp_path / "whole", STEPS)
+    evaluated = [
+        [(row["step"], row["eval/light/knn"]) for row in rows(path) if "eval/light/knn" in row]
+        for path in (run, tmp_path / "whole")
+    ]
+    assert evaluated[0] == evaluated[1]
+    assert evaluated[0][0][0] == step
+
+
 def slow_to_save() -> None:
     from selfdistill.engine import checkpoint
 

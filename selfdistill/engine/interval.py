@@ -5,13 +5,29 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from selfdistill.objective.data2vec import StepOutput
-from selfdistill.objective.loss import Moments
+from selfdistill.objective.moments import Moments, effective_rank, spectral_slope
 
-OF_THE_RUN = ("loss", "grad_norm")
-OF_A_MODALITY = ("loss", "masked_share", "target_std", "prediction_std", "target_rank")
+OF_THE_RUN = ("loss", "grad_norm", "grad_norm_blocks")
+OF_A_MODALITY = (
+    "loss",
+    "masked_share",
+    "target_std",
+    "prediction_std",
+    "target_rank",
+    "prediction_rank",
+    "target_slope",
+    "target_cosine",
+    "prediction_cosine",
+    "explained_variance",
+    "grad_norm_encoder",
+    "grad_norm_predictor",
+)
+
+
+Gradients = tuple[dict[str, float], dict[str, dict[str, float]]]
+"""Norms of the shared blocks' and of each modality's own parts."""
 
 
 class Interval:
@@ -32,6 +48,7 @@ class Interval:
         self._sums = {name: _Sums() for name in self._modalities}
         self._losses: list[float] = []
         self._norms: list[float] = []
+        self._gradients: Gradients = ({}, {name: {} for name in self._modalities})
         self._since = time.monotonic()
         self.data_wait = 0.0
 
@@ -55,6 +72,14 @@ class Interval:
         self._losses.append(loss)
         self._norms.append(grad_norm)
 
+    def add_gradients(self, norms: Gradients, factor: float) -> None:
+        """Note the norms of the last step's parts, times a factor."""
+        run, own = norms
+        self._gradients = (
+            {key: value * factor for key, value in run.items()},
+            {name: {key: v * factor for key, v in part.items()} for name, part in own.items()},
+        )
+
     def take(
         self, accelerator: Accelerator
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
@@ -65,10 +90,13 @@ class Interval:
             ``data_wait`` are NaN.
         """
         whole = dict.fromkeys(OF_THE_RUN, float("nan"))
+        of_blocks, of_parts = self._gradients
         if self._losses:
-            whole = {"loss": _mean(self._losses), "grad_norm": _mean(self._norms)}
+            whole |= {"loss": _mean(self._losses), "grad_norm": _mean(self._norms), **of_blocks}
         whole["data_wait"] = self.data_wait / max(time.monotonic() - self._since, 1e-9)
-        own = {name: sums.metrics(accelerator) for name, sums in self._sums.items()}
+        own = {
+            name: sums.metrics(accelerator) | of_parts[name] for name, sums in self._sums.items()
+        }
         self._restart()
         return whole, own
 
@@ -78,41 +106,50 @@ class _Sums:
 
     def __init__(self) -> None:
         self._moments: tuple[Moments, Moments] | None = None
-        self._masked: Tensor | None = None  # masked tokens, valid tokens
+        self._rest = torch.empty(0)  # masked tokens, valid tokens, error, norms behind each block
         self._losses: list[float] = []
 
     def add(self, outputs: Sequence[StepOutput], loss: float) -> None:
         for output in outputs:
             fresh = (output.targets, output.predictions)
-            masked = torch.stack([output.tokens, output.tokens / output.masked_share]).double()
-            if self._moments is None or self._masked is None:
-                self._moments, self._masked = fresh, masked
+            rest = torch.stack([output.tokens, output.valid, output.error])
+            rest = torch.cat([rest, output.teacher_norms])
+            if self._moments is None:
+                self._moments, self._rest = fresh, rest.double()
             else:
                 self._moments = (self._moments[0].plus(fresh[0]), self._moments[1].plus(fresh[1]))
-                self._masked += masked
+                self._rest += rest
         self._losses.append(loss)
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """Over all processes; NaN where nothing was added."""
-        if self._moments is None or self._masked is None:
+        if self._moments is None:
             return dict.fromkeys(OF_A_MODALITY, float("nan"))
         parts = [part.reshape(-1) for moments in self._moments for part in moments]
-        summed = torch.cat([self._masked, *parts])
+        summed = torch.cat([self._rest, *parts])
         if accelerator.num_processes > 1:
             summed = accelerator.reduce(summed, reduction="sum")
-        masked, rest = summed[:2], summed[2:]
+        masked, valid, error, *norms = summed[: len(self._rest)].tolist()
         width = self._moments[0].total.shape[0]
         targets, predictions = (
             Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
-            for row in rest.chunk(2)
+            for row in summed[len(self._rest) :].chunk(2)
         )
-        return {
+        spectrum = targets.spectrum()
+        figures = {
             "loss": _mean(self._losses),
-            "masked_share": float(masked[0] / masked[1]),
+            "masked_share": masked / valid,
             "target_std": targets.std(),
             "prediction_std": predictions.std(),
-            "target_rank": targets.effective_rank(),
+            "target_rank": effective_rank(spectrum),
+            "prediction_rank": effective_rank(predictions.spectrum()),
+            "target_slope": spectral_slope(spectrum),
+            "target_cosine": targets.cosine(),
+            "prediction_cosine": predictions.cosine(),
+            # what a constant, the targets' mean, would leave unexplained is their variance
+            "explained_variance": 1 - error / (float(spectrum.sum()) * max(masked - 1, 1)),
         }
+        return figures | {f"teacher_norm_{i:02d}": n / valid for i, n in enumerate(norms, start=1)}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,6 +23,7 @@ from selfdistill.data.ledger import MicroBatch, SkipLedgers
 from selfdistill.data.steps import data_step
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
+from selfdistill.engine.gradients import part_norms
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
 from selfdistill.engine.left_out import LeftOutSteps
@@ -178,6 +179,8 @@ class Trainer:
             self.left_out.tell(self.step_count + 1, place, fault, micro_batches, outputs)
         else:
             self.good_checkpoint = self.saver.last
+            if self._is_logged(self.step_count + 1):
+                interval.add_gradients(part_norms(self.plain_model), max(1.0, norm / limit))
             self.optimizer.step()
         if fault and scaled:
             accelerator.scaler.update()  # or it refuses the next step
@@ -219,7 +222,7 @@ class Trainer:
         config, step = self.config, self.step_count
         done = step == config.train.steps
         try:
-            if step % config.log.every == 0 or done:
+            if self._is_logged(step):
                 self._log(interval, throughput)
         except HealthError as error:
             self.save()
@@ -232,6 +235,9 @@ class Trainer:
         if self._evaluation_is_due():
             self._evaluate(evaluate, saved)
             throughput.restart()
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.config.log.every == 0 or step == self.config.train.steps
 
     def _evaluation_is_due(self) -> bool:
         step, every = self.step_count, self.config.eval.every

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.backbone import build_backbones
-from selfdistill.objective.loss import Moments, class_loss, regression_loss
+from selfdistill.objective.loss import class_loss, regression_loss
+from selfdistill.objective.moments import Moments
 from selfdistill.objective.predictor import build_predictor
 from selfdistill.objective.teacher import Teacher
 from selfdistill.types import Batch
@@ -20,15 +21,21 @@ class StepOutput(NamedTuple):
     Attributes:
         loss: sum over the masked tokens, float32 scalar; divide by ``tokens``.
         tokens: number of masked tokens over all masks, float32 scalar.
-        masked_share: masked tokens over valid ones, float32 scalar.
+        valid: number of tokens that are no padding over all masks, float32 scalar.
         targets, predictions: moments at the masked tokens.
+        error: squared distance of predictions from targets, summed over the masked tokens, float32
+            scalar.
+        teacher_norms: float32 [L], lengths of the vectors behind the teacher's blocks up to the
+            last target, summed over the same tokens as ``valid``.
     """
 
     loss: Tensor
     tokens: Tensor
-    masked_share: Tensor
+    valid: Tensor
     targets: Moments
     predictions: Moments
+    error: Tensor
+    teacher_norms: Tensor
 
 
 class Data2Vec(nn.Module):
@@ -59,7 +66,8 @@ class Data2Vec(nn.Module):
         assert masks is not None, "training batches carry masks"
         student = self.student[name]
         local = student.encoder.embed(batch.inputs, batch.lengths)
-        every = self.teacher(name, batch, local, self.student)  # [B, T, D]
+        norms: list[Tensor] = []
+        every = self.teacher(name, batch, local, self.student, norms)  # [B, T, D]
         targets = masks.gather(every)  # [R, N, D]
         prediction = self.predictors[name](student, local, masks)
         predictions = prediction.masked.float()
@@ -72,13 +80,16 @@ class Data2Vec(nn.Module):
         with torch.no_grad():
             seen = local.x.shape[0] * local.x.shape[1]
             valid = seen if local.padding is None else (~local.padding).sum()
-            valid = valid * (len(masks.masked) // len(local.x))
+            num_masks = len(masks.masked) // len(local.x)
+            error = ((predictions - targets).square().sum(-1) * masks.weight).sum()
         return StepOutput(
             loss=loss,
             tokens=tokens,
-            masked_share=tokens / valid,
+            valid=torch.zeros_like(tokens) + valid * num_masks,
             targets=Moments.of(targets, masks.weight),
             predictions=Moments.of(predictions, masks.weight),
+            error=error,
+            teacher_norms=torch.stack(norms) * num_masks,
         )
 
     def update_teacher(self, decay: float) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone, Backbones
+from selfdistill.models.block import BlockOutput
 from selfdistill.objective.targets import average_layers
 from selfdistill.types import Batch, Tokens
 
@@ -68,7 +69,14 @@ class Teacher(Backbones):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, name: str, batch: Batch, student_local: Tokens, student: Backbones) -> Tensor:
+    def forward(
+        self,
+        name: str,
+        batch: Batch,
+        student_local: Tokens,
+        student: Backbones,
+        norms: list[Tensor] | None = None,
+    ) -> Tensor:
         """Targets float32 [B, T, D] for every token.
 
         Args:
@@ -76,6 +84,7 @@ class Teacher(Backbones):
             batch: raw inputs.
             student_local: the student's local features of the same inputs, before masking.
             student: for what the teacher has not of its own.
+            norms: is given ``StepOutput.teacher_norms``, block by block.
         """
         config = self.parts[name]
         with torch.autocast(student_local.x.device.type, enabled=False):
@@ -90,6 +99,8 @@ class Teacher(Backbones):
             padding = None if compat else local.padding
             with _without_dropout(encoder):
                 layers = backbone.layers(local)
+                if norms is not None:
+                    layers = _measured(layers, local.padding, norms)
                 return average_layers(layers, config.objective, config.model.depth, padding)
 
     @torch.no_grad()
@@ -131,6 +142,16 @@ class Teacher(Backbones):
         for name, index in self.named_buffers():
             if not index.is_floating_point():
                 index.copy_(decay * index + (1 - decay) * theirs[name])
+
+
+def _measured(
+    layers: Iterable[BlockOutput], padding: Tensor | None, norms: list[Tensor]
+) -> Iterator[BlockOutput]:
+    """The same layers; the lengths of their vectors go into ``norms``, but for padding."""
+    for layer in layers:
+        length = torch.linalg.vector_norm(layer.x.float(), dim=-1)  # [B, T]
+        norms.append((length if padding is None else length.masked_fill(padding, 0)).sum())
+        yield layer
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -124,7 +124,9 @@ def test_what_a_step_tells(modality: str, strategy: str, tiny_config: Make) -> N
     count = int(batch.masks.masked.sum())
     tokens = 2 * {"audio": 9 + 7 + 4, "image": 3 * 16, "text": 11 + 7 + 4}[modality]
     assert float(step.tokens) == float(step.targets.size) == float(step.predictions.size) == count
-    assert float(step.masked_share) == pytest.approx(count / tokens)
+    assert float(step.valid) == tokens
+    assert step.teacher_norms.shape == (model.parts[modality].model.depth,)
+    assert (step.teacher_norms > 0).all()
     assert step.loss.dtype == torch.float32
     assert step.loss.ndim == 0
 

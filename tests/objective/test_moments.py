@@ -1,9 +1,12 @@
 """Moments: what the health guard reads equals what is computed from the vectors themselves."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from selfdistill.objective.loss import Moments
+from selfdistill.objective.moments import Moments, effective_rank, spectral_slope
 
 D = 6
 
@@ -15,7 +18,7 @@ def vectors(seed: int, rows: int = 4, tokens: int = 50) -> torch.Tensor:
     return torch.randn(rows, tokens, D, generator=generator) @ mix + 0.5
 
 
-def effective_rank(x: torch.Tensor) -> float:
+def direct_rank(x: torch.Tensor) -> float:
     """RankMe (arXiv 2210.02885) of centred rows [N, D], from singular values."""
     values = torch.linalg.svdvals((x - x.mean(0)).double())
     shares = values / values.sum()
@@ -33,7 +36,7 @@ def test_figures_equal_a_direct_computation() -> None:
     assert float(found.size) == len(real) == 89
     expected = (real.var(0) + 1e-6).sqrt().mean()
     assert found.std() == pytest.approx(float(expected), rel=1e-5)
-    assert found.effective_rank() == pytest.approx(effective_rank(real), rel=1e-4)
+    assert effective_rank(found.spectrum()) == pytest.approx(direct_rank(real), rel=1e-4)
     torch.testing.assert_close(found.covariance().float(), torch.cov(real.T))
 
 
@@ -59,13 +62,13 @@ def test_collapse_shows() -> None:
     constant = Moments.of(torch.full((4, 50, D), 0.7), ones)
     assert constant.std() == pytest.approx(1e-3, rel=0.05)  # the root of fairseq's 1e-6
     line = vectors(0)[..., :1].expand(-1, -1, D)
-    assert Moments.of(line, ones).effective_rank() == pytest.approx(1, abs=0.01)
+    assert effective_rank(Moments.of(line, ones).spectrum()) == pytest.approx(1, abs=0.01)
 
 
 def test_no_vectors_at_all_are_finite() -> None:
     empty = Moments.of(torch.zeros(2, 0, D), torch.zeros(2, 0))
     assert empty.std() == pytest.approx(1e-3)
-    assert empty.effective_rank() == pytest.approx(1, abs=0.01)
+    assert effective_rank(empty.spectrum()) == pytest.approx(1, abs=0.01)
 
 
 def test_no_graph_is_kept_and_autocast_does_not_round() -> None:
@@ -75,3 +78,30 @@ def test_no_graph_is_kept_and_autocast_does_not_round() -> None:
     assert not found.outer.requires_grad
     assert found.outer.dtype == torch.float64
     torch.testing.assert_close(found.outer, Moments.of(x, weights()).outer, rtol=0, atol=0)
+
+
+def test_slope_equals_a_direct_computation() -> None:
+    values = np.linalg.eigvalsh(np.cov(vectors(0).double().flatten(0, 1).numpy().T))[::-1]
+    place = np.arange(1, D + 1)
+    wanted = -np.polyfit(np.log(place), np.log(values), 1, w=place**-0.5)[0]
+    found = Moments.of(vectors(0), torch.ones(4, 50))
+    assert spectral_slope(found.spectrum()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_slope_of_a_power_law() -> None:
+    law = torch.arange(1, 65, dtype=torch.float64) ** -1.3
+    assert spectral_slope(law) == pytest.approx(1.3)
+    # rounding errors behind the last real direction do not count
+    noisy = torch.cat([law, torch.full((64,), 1e-12, dtype=torch.float64)])
+    assert spectral_slope(noisy) == pytest.approx(1.3)
+    assert math.isnan(spectral_slope(torch.tensor([1.0, 0.5, 0.0, 0.0])))
+    assert math.isnan(spectral_slope(torch.zeros(8)))
+
+
+def test_cosine() -> None:
+    x = torch.nn.functional.normalize(vectors(0), dim=-1)
+    flat = x.double().flatten(0, 1)
+    wanted = float((flat @ flat.T).mean())
+    assert Moments.of(x, torch.ones(4, 50)).cosine() == pytest.approx(wanted, rel=1e-5)
+    same = torch.ones(4, 50, D)
+    assert Moments.of(same, torch.ones(4, 50)).cosine() == pytest.approx(1)

@@ -15,24 +15,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers
-from selfdistill.data.steps import data_step
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.gradients import part_norms
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
-from selfdistill.engine.left_out import LeftOutSteps
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.optim import build_optimizer, build_scheduler
+from selfdistill.engine.recovery import Recovery
 from selfdistill.engine.saving import Saver
 from selfdistill.engine.sharding import no_sync, settings, shard, whole
 from selfdistill.engine.signals import StopSignal
-from selfdistill.engine.step_guard import StepGuard
 from selfdistill.engine.sums import masked_tokens, over_processes
 from selfdistill.errors import HealthError, Preempted, UserError, errors_of
 from selfdistill.masking import row_keys
@@ -100,12 +97,10 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.saver = Saver(model, optimizer, accelerator, checkpointer)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
-        self.step_guard = StepGuard(config.train)
-        self.left_out = LeftOutSteps(accelerator, writer, progress)
+        self.recovery = Recovery(config.train, accelerator, writer, progress)
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
-        self.good_checkpoint: Path | None = None  # a later loss was finite
         self.stop = StopSignal()
         self.stops = False  # some process was asked to
 
@@ -127,7 +122,7 @@ class Trainer:
                 if self._evaluation_is_due() and evaluate.lacks(self.step_count):
                     self._evaluate(evaluate, saved=True)
                 while self.step_count < self.config.train.steps:
-                    batches = load(self.step_count, self.step_guard.passed_over)
+                    batches = load(self.step_count, self.recovery.guard.passed_over)
                     with contextlib.closing(batches):
                         self._train(batches, evaluate)
                 self.saver.finish()
@@ -150,7 +145,7 @@ class Trainer:
             samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
             throughput.add(samples * self.accelerator.num_processes)
             self.progress.advance(self.step_count)
-            if self.step_guard.is_exhausted:
+            if self.recovery.guard.is_exhausted:
                 self._go_back()
                 return
             self._at_intervals(interval, throughput, evaluate)
@@ -173,20 +168,19 @@ class Trainer:
         total = sum(self.parts[name].objective.loss_weight * n for name, n in losses.items())
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
-        place = data_step(self.step_count, self.step_guard.passed_over)
-        fault = self.step_guard.check(place, losses, 0.0 if scaled else norm)
-        if fault:
-            self.left_out.tell(self.step_count + 1, place, fault, micro_batches, outputs)
-        else:
-            self.good_checkpoint = self.saver.last
+        accepted = self.recovery.accepts(
+            self.step_count, losses, 0.0 if scaled else norm, micro_batches, outputs
+        )
+        if accepted:
+            self.recovery.good = self.saver.last
             if self._is_logged(self.step_count + 1):
                 interval.add_gradients(part_norms(self.plain_model), max(1.0, norm / limit))
             self.optimizer.step()
-        if fault and scaled:
+        elif scaled:
             accelerator.scaler.update()  # or it refuses the next step
         self.optimizer.zero_grad()
         self.step_count += 1
-        if not fault and not getattr(self.optimizer, "step_was_skipped", False):
+        if accepted and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
             self.plain_model.update_teacher(decay)
             interval.add(outputs, losses, total, norm)
@@ -268,8 +262,8 @@ class Trainer:
             "samples_per_second": throughput.take(),
             "train_seconds": self.train_seconds,
             "bad_samples": over_processes([float(self.ledgers.total())], self.accelerator)[0],
-            "left_out_steps": float(self.step_guard.total),
-            "rollbacks": float(self.step_guard.rollbacks),
+            "left_out_steps": float(self.recovery.guard.total),
+            "rollbacks": float(self.recovery.guard.rollbacks),
         }
         if self.writer is not None:
             self.writer.write(step, values)
@@ -285,8 +279,7 @@ class Trainer:
             "data": self.data,
             "processes": self.accelerator.num_processes,
             "guard": {name: guard.state() for name, guard in self.collapse.items()},
-            "steps": self.step_guard.state(),
-            "good_checkpoint": self.good_checkpoint and self.good_checkpoint.name,
+            "recovery": self.recovery.state(),
             "bad_samples": self.ledgers.state(),
             "train_seconds": self.train_seconds,
         }
@@ -302,41 +295,25 @@ class Trainer:
         """
         try:
             self._take(checkpoint, path)
-            self.step_guard.load_state(checkpoint.state["steps"])
-            good = checkpoint.state["good_checkpoint"]
+            self.recovery.load_state(checkpoint.state["recovery"], path)
         except KeyError as error:
             raise UserError(
                 f"resume: {path} lacks {error} and was written by another version of this program; "
                 "go on with that one, or start from the weights in another run_dir with init_from"
             ) from error
-        self.good_checkpoint = path.with_name(good) if good else None
 
     def _go_back(self) -> None:
-        """To the last good checkpoint, to pass over the batches that were left out since.
-
-        Raises:
-            HealthError: there is none, or going back to it was in vain before.
-        """
+        """To the last good checkpoint, past the batches that were left out since."""
         self.saver.finish()
-        guard, most = self.step_guard, self.config.train.max_rollbacks
-        (path,) = broadcast_object_list([self.good_checkpoint])
-        checkpoint = read_checkpoint(path) if path is not None and path.is_dir() else None
-        if checkpoint is None or not guard.may_go_back_to(checkpoint.step):
-            again = f"the run went back to {path} {most} times before (train.max_rollbacks)"
-            why = again if checkpoint else "there is no good checkpoint to go back to"
-            raise self.left_out.too_many(self.step_count, len(guard.in_a_row), why)
-        self.progress.log(
-            f"{len(guard.in_a_row)} steps in a row were left out: going back to {path}; the "
-            "batches of these steps will be passed over"
-        )
+        path, checkpoint = self.recovery.target(self.step_count)
         self._take(checkpoint, path)
-        guard.go_back(checkpoint.step, checkpoint.state["steps"])
+        self.recovery.guard.go_back(checkpoint.step, checkpoint.state["recovery"])
         self.saver.remove_after(checkpoint.step)
         if self.writer is not None:
             self.writer.truncate_after(checkpoint.step)
 
     def _take(self, checkpoint: Checkpoint, path: Path) -> None:
-        """All of a checkpoint but what the guard of the steps and the main process know of it."""
+        """All of a checkpoint but the state of the recovery."""
         state = checkpoint.state
         self.saver.restore(checkpoint, path)
         for name, guard in self.collapse.items():

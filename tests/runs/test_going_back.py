@@ -33,7 +33,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
         now = [0]
 
         def noting(self: Trainer, *parts: Any) -> None:
-            now[0] = data_step(self.step_count, self.step_guard.passed_over)
+            now[0] = data_step(self.step_count, self.recovery.guard.passed_over)
             step(self, *parts)
 
         def spoilt(self: Data2Vec, batches: Any) -> Any:
@@ -99,7 +99,7 @@ def test_killed_after_it_went_back(
         step = Trainer.step
 
         def killed(self: Trainer, *parts: Any) -> None:
-            if self.step_guard.rollbacks and self.step_count == 4:
+            if self.recovery.guard.rollbacks and self.step_count == 4:
                 raise KeyboardInterrupt
             step(self, *parts)
 
@@ -217,11 +217,11 @@ def test_a_checkpoint_of_another_version(
     load = Trainer.restore
 
     def older(self: Trainer, checkpoint: Any, path: Path) -> None:
-        state = {key: value for key, value in checkpoint.state.items() if key != "steps"}
+        state = {key: value for key, value in checkpoint.state.items() if key != "recovery"}
         load(self, replace(checkpoint, state=state), path)
 
     monkeypatch.setattr(Trainer, "restore", older)
     ended = here(config("text"), "train.steps=4", "optim.warmup_steps=1")
     assert ended.code == 2
-    assert "lacks 'steps' and was written by another version" in ended.stderr
+    assert "lacks 'recovery' and was written by another version" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -20,6 +20,7 @@ from small_runs import saved
 from tiny import write_task
 from worlds import SHARDED, Job, train
 
+from selfdistill.data.steps import data_step
 from selfdistill.engine import checkpoint
 from selfdistill.engine.sharding import settings, shard
 from selfdistill.engine.trainer import Trainer
@@ -84,6 +85,24 @@ def infinite_on_one() -> None:
     Data2Vec.forward = spoilt
 
 
+def spoilt_on_one() -> None:
+    """One process has no number for a loss in two steps of the data, in the run called "back"."""
+    step, forward, now = Trainer.step, Data2Vec.forward, [-1]
+
+    def noted(self: Trainer, *parts: Any) -> None:
+        passed_over = self.recovery.guard.passed_over
+        here = Path(self.config.run_dir).name == "back" and os.environ["RANK"] == "1"
+        now[0] = data_step(self.step_count, passed_over) if here else -1
+        step(self, *parts)
+
+    def spoilt(self: Data2Vec, batches: Any) -> Any:
+        factor = torch.nan if now[0] in (2, 3) else 1.0
+        found = forward(self, batches)
+        return {n: o._replace(loss=o.loss * factor) for n, o in found.items()}
+
+    Trainer.step, Data2Vec.forward = noted, spoilt
+
+
 def told_to_stop() -> None:
     """One process gets the signal of a batch system in the second step; the main one is slow to
     write, and the other says whether it waited for it."""
@@ -132,6 +151,7 @@ def runs(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
         2,
         [
             job("infinite", setup=infinite_on_one),
+            job("back", "checkpoint.every=1", "train.max_left_out=2", setup=spoilt_on_one),
             job("gpu", ALL, "train.accumulate=2", setup=as_on_a_gpu),
         ],
         folder / "other output",
@@ -194,6 +214,17 @@ def test_a_loss_that_is_infinite_on_one_process_is_left_out_on_all(runs: Path) -
     assert [row["left_out_steps"] for row in logged] == [0, 1, 1, 1]
     assert [row["loss"] is None for row in logged] == [False, True, False, False]
     assert logged[2]["loss"] == pytest.approx(whole[2]["loss"], rel=0.3)
+
+
+def test_all_go_back_together(runs: Path) -> None:
+    run = runs / "back"
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4]
+    assert (rows(run)[-1]["left_out_steps"], rows(run)[-1]["rollbacks"]) == (2, 1)
+    lines = [json.loads(line) for line in (run / "left_out.jsonl").read_text().splitlines()]
+    assert [line["data_step"] for line in lines] == [2, 3]
+    # only the other process had something to tell, of its half of the batch
+    assert [len(line["samples"]["text"]) for line in lines] == [4, 4]
+    assert all(torch.isfinite(value).all() for value in saved(run, 4).values())
 
 
 def test_a_signal_to_one_process_stops_all(runs: Path) -> None:

@@ -73,8 +73,17 @@ exit $code'
 # a job that somebody cancelled is no longer running; to queue it would bring it back
 running() { [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ]; }
 
+# to queue a running job ends it first, and at times the command that asked for it, too
+queued() {
+  local count
+  count=$(squeue --noheader --jobs="$job" --Format=RestartCnt)
+  ((${count:-0} > ${SLURM_RESTART_COUNT:-0}))
+}
+
 requeue() {
-  if running && scontrol requeue "$job"; then
+  if queued; then
+    say "queued again by SLURM"
+  elif { running && scontrol requeue "$job"; } || queued; then
     say "queued again"
   else
     say "not queued again: cancelled, or SLURM does not allow it"

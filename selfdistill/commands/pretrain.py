@@ -22,8 +22,10 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from selfdistill.config_file import load_config
+    from selfdistill.engine.processes import lost_processes_explained
     from selfdistill.modalities.base import load_modality
     from selfdistill.pretrain import pretrain
 
     config = load_config(options.config, options.overrides, load_modality)
-    pretrain(config, must_resume=options.resume)
+    with lost_processes_explained():
+        pretrain(config, must_resume=options.resume)

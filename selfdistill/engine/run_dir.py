@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 import selfdistill
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
+from selfdistill.redaction import all_redacted
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ _PACKAGES = (
     "safetensors",
     "omegaconf",
 )
+LOCK_SECONDS = 10.0
+"""A server of files may take so long to notice that the node of a run has died."""
 _IGNORED = {"run_dir", "resume"}
 _REFUSED = {
     "strategy",
@@ -86,21 +90,17 @@ class RunDir:
         os.register_at_fork(after_in_child=self.close)
 
     def _hold(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(lock, 1000, 0).decode(errors="replace").strip() or "another process"
-            self.close()
-            raise UserError(
-                f"run_dir: '{self.path}' is in use by {holder}; "
-                "stop that run or choose another folder"
-            ) from error
-        except OSError as error:
-            logger.warning(
-                "%s cannot be locked (%s); see to it that no second run uses it",
-                self.path,
-                error.strerror,
-            )
+        end, waits = time.monotonic() + LOCK_SECONDS, False
+        while not _is_locked(lock, self.path):
+            holder = os.pread(lock, 1000, 0).decode(errors="replace").strip()
+            used = f"'{self.path}' is in use by {holder or 'another process'}"
+            if time.monotonic() >= end:
+                self.close()
+                raise UserError(f"run_dir: {used}; stop that run or choose another folder")
+            if not waits:
+                logger.warning("%s; it is tried again for %g s", used, LOCK_SECONDS)
+            waits = True
+            time.sleep(0.1)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
 
@@ -156,11 +156,24 @@ class RunDir:
             "platform": platform.platform(),
             "device": _device(),
             "cuda": torch.version.cuda,
-            "command": sys.argv,
+            "command": all_redacted(sys.argv),
             "seed": seed,
             "git_commit": _git_commit(),
         }
         write_atomically(self.path / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def _is_locked(lock: int, path: Path) -> bool:
+    """Whether this process has the lock, as far as the file system has any; asks for it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning(
+            "%s cannot be locked (%s); see to it that no second run uses it", path, error.strerror
+        )
+    return True
 
 
 def _version(package: str) -> str | None:

@@ -178,7 +178,7 @@ class HubFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{self.key}: cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self.key}: {path} is no JSON: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{self.key}: {path} is no JSON object")

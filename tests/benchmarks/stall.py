@@ -2,16 +2,20 @@
 
     python tests/benchmarks/stall.py configs/image/base_imagenet.yaml [--rounds 3] [key=value ...]
 
-Steps are taken on the CPU, on noise. A round has a step without a checkpoint, one after which
+Steps are taken on the CPU, on noise. A round has steps without a checkpoint, one after which
 training waits for the whole checkpoint, and one after which the checkpoint is written while
-training goes on; the steps until it is written are counted, too.
+training goes on; what the steps until it is written take longer is counted, too. So the two ways
+take turns. Beside the seconds lost stand those of processor time, which other programs on the
+machine do not change: pinned to one core (taskset) no way can lose less than these.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from memory import batch_of
@@ -27,6 +31,37 @@ from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 
 
+class Seconds(NamedTuple):
+    """On the clock, and of processor time in all threads."""
+
+    clock: float
+    processor: float
+
+    def __sub__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.clock - other.clock, self.processor - other.processor)
+
+    def __mul__(self, times: object) -> "Seconds":
+        assert isinstance(times, int)
+        return Seconds(self.clock * times, self.processor * times)
+
+    def __str__(self) -> str:
+        return f"{self.clock:.2f} s (processor {self.processor:.2f} s)"
+
+
+def now() -> Seconds:
+    return Seconds(time.monotonic(), time.process_time())
+
+
+def taken(action: Callable[[], object]) -> Seconds:
+    began = now()
+    action()
+    return now() - began
+
+
+def median(values: Sequence[Seconds]) -> Seconds:
+    return Seconds(*map(statistics.median, zip(*values, strict=True)))
+
+
 class Training:
     """Steps of a model on noise."""
 
@@ -40,34 +75,31 @@ class Training:
         self.saver = Saver(self.model, self.optimizer, Accelerator(cpu=True), self.checkpointer)
         self.steps = 0
 
-    def step(self) -> float:
-        """Take one; its seconds."""
-        began = time.monotonic()
+    def step(self) -> None:
         output = self.model({self.modality: self.batch})[self.modality]
         (output.loss / output.tokens).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.update_teacher(0.999)
         self.steps += 1
-        return time.monotonic() - began
 
-    def save_and_wait(self) -> float:
-        began = time.monotonic()
+    def save_and_wait(self) -> None:
         packed = pack_optimizer(self.optimizer, self.model)
         self.waiting.save(Checkpoint(self.steps, self.model.state_dict(), packed, {}))
-        return time.monotonic() - began
 
-    def save_meanwhile(self, plain_step: float) -> tuple[float, float, int]:
-        """Seconds of the copy, what the steps meanwhile take longer, and their number."""
-        began = time.monotonic()
-        self.saver.save(self.steps, {})
-        copied, longer, count = time.monotonic() - began, 0.0, 0
-        writing = self.checkpointer._writing
-        while writing is not None and not writing.done():
-            longer += self.step() - plain_step
-            count += 1
-        self.saver.finish()
-        return copied, longer, count
+    def save_meanwhile(self, plain_step: Seconds) -> tuple[Seconds, Seconds, int]:
+        """What the copy takes, what it takes besides that steps go on, and their number."""
+        copy = taken(lambda: self.saver.save(self.steps, {}))
+        writing, count = self.checkpointer._writing, 0
+
+        def go_on() -> None:
+            nonlocal count
+            while writing is not None and not writing.done():
+                self.step()
+                count += 1
+            self.saver.finish()
+
+        return copy, taken(go_on) - plain_step * count, count
 
 
 def main() -> None:
@@ -79,31 +111,27 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     changes = [*options.overrides, "run_dir=unused"]
     config = load_config(options.config, changes, load_modality)
-    waited, copied, longer = [], [], []
+    waited, copied, meanwhile = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         training = Training(config, Path(folder), options.batch)
         training.step()
-        plain = training.step()
-        training.save_meanwhile(plain)  # memory for the copies is taken once
+        training.save_meanwhile(taken(training.step))  # memory for the copies is taken once
         for _ in range(options.rounds):
-            plain = statistics.median(training.step() for _ in range(3))
-            waited.append(training.save_and_wait())
-            of_copy, of_steps, count = training.save_meanwhile(plain)
-            copied.append(of_copy)
-            longer.append(of_steps)
+            plain = median([taken(training.step) for _ in range(3)])
+            waited.append(taken(training.save_and_wait))
+            copy, longer, count = training.save_meanwhile(plain)
+            copied.append(copy)
+            meanwhile.append(Seconds(copy.clock + longer.clock, copy.processor + longer.processor))
             print(
-                f"step {plain:.2f} s; waiting {waited[-1]:.2f} s; meanwhile: copy {of_copy:.2f} s, "
-                f"{count} steps {of_steps:.2f} s longer",
+                f"step {plain}\n  waiting {waited[-1]}\n"
+                f"  meanwhile {meanwhile[-1]}, copy {copy}, {count} steps",
                 flush=True,
             )
         files = [*Path(folder).glob("meanwhile/step-*/*")]
         size = sum(file.stat().st_size for file in files) / 1e9
-    print(f"checkpoint of {size:.2f} GB, medians of {options.rounds}")
-    print(f"training waits: {statistics.median(waited):.2f} s")
-    both = [a + b for a, b in zip(copied, longer, strict=True)]
-    print(
-        f"as it is: {statistics.median(copied):.2f} s for the copy, {statistics.median(both):.2f} s"
-    )
+    print(f"checkpoint of {size:.2f} GB, medians of {options.rounds} rounds")
+    print(f"training waits: {median(waited)}")
+    print(f"as it is: {median(meanwhile)}, of which the copy {median(copied)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 #   local_slurm.sh FOLDER PORT PORT PORT
 #
 # Says "ready" once it takes jobs. Everything lies in FOLDER, whose slurm.conf is for SLURM_CONF.
-# Daemons and jobs are in a PID namespace of their own, with which the last of them ends.
+# Daemons and jobs are in a PID namespace of their own, with which the last of them ends, and know
+# the nodes by name. The nodes claim to have 64 CPUs and 8 GPUs each. Jobs of partition "urgent"
+# preempt those of "all", the default.
 set -eu
 [ $$ = 1 ] || exec unshare --pid --fork --kill-child --mount-proc "$0" "$@"
 PATH=$PATH:/usr/sbin:/sbin
@@ -38,10 +40,23 @@ SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/%n.log
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/%n.pid
-NodeName=node0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3 CPUs=32 State=UNKNOWN
-NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4 CPUs=32 State=UNKNOWN
-PartitionName=all Nodes=node[0-1] Default=YES State=UP
+GresTypes=gpu
+NodeName=DEFAULT CPUs=64 Gres=gpu:8 State=UNKNOWN
+NodeName=node0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$3
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$4
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=node[0-1] Default=YES State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=node[0-1] State=UP PriorityTier=2 PreemptMode=OFF
 END
+
+touch "$folder"/gpu{0..7}
+echo "Name=gpu File=$folder/gpu[0-7]" >"$folder/gres.conf"
+{
+  cat /etc/hosts
+  echo "127.0.0.1 node0 node1"
+} >"$folder/hosts"
+mount --bind "$folder/hosts" /etc/hosts
 
 munged --foreground --force --socket="$folder/munge" --key-file="$folder/key" \
   --pid-file="$folder/munged.pid" --seed-file="$folder/seed" >"$folder/munged.log" 2>&1 &

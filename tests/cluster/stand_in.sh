@@ -21,7 +21,7 @@ case $run in
     trap '' USR1
     exec sleep 300
     ;;
-  *-asked | *-evicted | *-cancelled)
+  *-asked | *-evicted | *-cancelled | *-requeued | *-preempted)
     trap 'kill $!; exit 75' USR1 TERM
     sleep 300 &
     wait

@@ -26,8 +26,7 @@ def test_preempted_and_queued_again(
     slurm: Slurm, words: Callable[[Path], list[str]], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    here = "--export=ALL,MASTER_ADDR=127.0.0.1"  # no name server knows node0
-    job = slurm.submit(*ON_CPUS, here, SCRIPT, *words(run))
+    job = slurm.submit(*ON_CPUS, SCRIPT, *words(run))
     held = Held(run, from_step=3)
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     until(lambda: held.waits_for(signal.SIGUSR1), "USR1 is passed on")
@@ -55,6 +54,14 @@ def test_preempted_and_queued_again(
     assert "step" not in slurm.log(job, 1)
 
 
+def test_what_the_script_asks_for(slurm: Slurm) -> None:
+    """Can be had of two nodes of eight GPUs, and not of one."""
+    asked = "using 128 processors on nodes node[0-1]"
+    assert asked in slurm.ask("bash", "-c", f"sbatch --test-only '{SCRIPT}' CONFIG 2>&1")
+    more = ["bash", "-c", f"sbatch --test-only --nodes=3 '{SCRIPT}' CONFIG 2>&1 || true"]
+    assert "Requested node configuration is not available" in slurm.ask(*more)
+
+
 def test_mistake_is_not_queued_again(
     slurm: Slurm, words: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
@@ -79,16 +86,24 @@ SIGNALS = {
 
 
 @pytest.fixture(scope="module")
-def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Jobs by what becomes of them; they run a stand-in for the training."""
-    folder = tmp_path_factory.mktemp("jobs")
+def environment(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The option of sbatch that has a job run a stand-in for the training."""
+    folder = tmp_path_factory.mktemp("stand-in")
     (folder / "python").symlink_to(HERE / "stand_in.sh")
+    return f"--export=ALL,PATH={folder}:{slurm.environment['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def jobs(
+    slurm: Slurm, environment: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Jobs by what becomes of them."""
+    folder = tmp_path_factory.mktemp("jobs")
     impatient = SCRIPT.read_text()
     for wait in ("PATIENCE=90", "GRACE=30"):
         assert impatient.count(f"\n{wait} ") == 1
         impatient = impatient.replace(f"\n{wait} ", f"\n{wait[:-2]}2 ")
     (folder / "impatient.sh").write_text(impatient)
-    environment = f"--export=ALL,PATH={folder}:{slurm.environment['PATH']}"
 
     def submit(nodes: int, *options: str, run: str) -> str:
         script = folder / "impatient.sh" if run in ("run-deaf", "run-hangs") else SCRIPT
@@ -97,7 +112,7 @@ def jobs(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
     found = {"array": submit(1, f"--array={','.join(map(str, CODES))}", run="run-%A-%a")}
     found["one folder"] = submit(1, "--array=0", run="run-0")
-    found |= {kind: submit(1, run=f"run-{kind}") for kind in (*SIGNALS, "cancelled")}
+    found |= {kind: submit(1, run=f"run-{kind}") for kind in (*SIGNALS, "cancelled", "requeued")}
     return found | {kind: submit(2, run=f"run-{kind}") for kind in TWO_PROCESSES}
 
 
@@ -159,3 +174,35 @@ def test_cancelled(slurm: Slurm, jobs: dict[str, str]) -> None:
     assert (over["JobState"], over["Restarts"]) == ("CANCELLED", "0")
     until(lambda: "not queued again: cancelled" in slurm.output(job), "the script has ended")
     assert "asked to stop" not in slurm.output(job)
+
+
+def begun(slurm: Slurm, job: str, kind: str) -> None:
+    until(lambda: f"run-{kind}" in slurm.log(job, 0), "it has started")
+
+
+def test_requeued_by_somebody(slurm: Slurm, jobs: dict[str, str]) -> None:
+    """Who ends it queues it, too; the script has nothing to do but to wait for what is saved."""
+    job = jobs["requeued"]
+    begun(slurm, job, "requeued")
+    slurm.ask("scontrol", "requeue", job)
+    slurm.wait_until_queued_again(job)
+    over = slurm.wait(job)
+    assert (over["ExitCode"], over["Restarts"]) == ("0:0", "1")
+    said = slurm.output(job)
+    assert said.count("queued again by SLURM") == 1
+    assert "not queued again" not in said
+
+
+def test_preempted_by_a_more_urgent_job(slurm: Slurm, environment: str) -> None:
+    """As SLURM itself does it; last, because it takes both nodes."""
+    job = slurm.submit(*ON_CPUS, environment, SCRIPT, "CONFIG", "run_dir=run-preempted")
+    begun(slurm, job, "preempted")
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    other = slurm.submit(*urgent, "--wrap=true")
+    assert slurm.wait(other)["JobState"] == "COMPLETED"
+    slurm.wait_until_queued_again(job)
+    over = slurm.wait(job)
+    assert (over["ExitCode"], over["Restarts"]) == ("0:0", "1")
+    said = slurm.output(job)
+    assert said.count("queued again") == 1
+    assert "not queued again" not in said

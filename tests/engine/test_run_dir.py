@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from selfdistill.durable import write_atomically
+from selfdistill.engine import run_dir
 from selfdistill.engine.run_dir import RunDir, compare_configs
 from selfdistill.errors import UserError
 
@@ -51,6 +53,11 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
     assert {p.stat().st_mode & 0o777 for p in run.path.iterdir()} == {0o600}
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_dir, "LOCK_SECONDS", 0.2)
+
+
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the run folder ``tmp_path``."""
@@ -75,6 +82,26 @@ def test_a_second_run_is_refused_while_the_first_lives(
     with RunDir(tmp_path):
         content = (tmp_path / "lock").read_text()
     assert content == f"process {os.getpid()} on host {socket.gethostname()}\n"
+
+
+def test_a_lock_that_outlives_its_node_is_waited_for(
+    tmp_path: Path,
+    holder: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a server of files may keep it: the holder lives on a little while."""
+    monkeypatch.setattr(run_dir, "LOCK_SECONDS", 60.0)
+    end = threading.Timer(0.5, holder.kill)
+    end.start()
+    with RunDir(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on host")
+    assert end.finished.is_set()
+    (line,) = [record.message for record in caplog.records]
+    assert line == (
+        f"'{tmp_path}' is in use by process {holder.pid} on host far-away; "
+        "it is tried again for 60 s"
+    )
 
 
 def test_the_lock_ends_with_the_context(tmp_path: Path) -> None:

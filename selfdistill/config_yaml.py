@@ -1,0 +1,48 @@
+"""Reads a config's YAML: plain values, and no more of them than a config can have."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfdistill.errors import UserError
+
+MAX_VALUES, MAX_LEVELS = 100_000, 20
+TOO_DEEP = f"has sections in sections of more than {MAX_LEVELS} levels, or one inside itself"
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """The sections of a config file.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML of plain values in sections.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"config: {path} is not plain YAML: {' '.join(str(error).split())}"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"config: {path} {TOO_DEEP}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config: {path} holds no sections")
+    _refuse_endless(content, path)
+    return content
+
+
+def _refuse_endless(content: Any, path: Path) -> None:
+    """A few lines of YAML can stand for endless values, by an alias inside what it stands for."""
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, level = waiting.pop()
+        count += 1
+        if level > MAX_LEVELS:
+            raise UserError(f"config: {path} {TOO_DEEP}")
+        if count > MAX_VALUES:
+            raise UserError(f"config: {path} stands for more than {MAX_VALUES:,} values")
+        if isinstance(value, dict | list):
+            parts = value.values() if isinstance(value, dict) else value
+            waiting += [(part, level + 1) for part in parts]

@@ -1,0 +1,165 @@
+"""One of two processes fails: both end soon, and what went wrong is said once."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import rows
+from tiny import samples, write_shard
+from worlds import Job, train
+
+from selfdistill.data.loader import _Stream
+from selfdistill.engine import processes
+from selfdistill.errors import SelfdistillError
+from selfdistill.objective.data2vec import Data2Vec
+
+Words = Callable[..., list[str]]
+LOST = "selfdistill: another process of the run has ended"
+
+
+class Fault:
+    """What goes wrong in the jobs to come, on which process; the patches are made once."""
+
+    kind, rank, calls = "", "", 0
+
+    @classmethod
+    def comes(cls, kind: str) -> bool:
+        """Whether this call of what is faulty is the one that fails."""
+        if (cls.kind, cls.rank) != (kind, os.environ["RANK"]):
+            return False
+        cls.calls += 1
+        return cls.calls > 3
+
+
+def _begin(kind: str, rank: str) -> None:
+    if not Fault.kind:
+        _patch()
+    Fault.kind, Fault.rank, Fault.calls = kind, rank, 0
+    print(f"\nbegins at {time.monotonic()}", flush=True)
+
+
+def _patch() -> None:
+    multiprocessing.set_start_method("fork", force=True)  # workers have the patches, too
+    forward, load = Data2Vec.forward, _Stream.load
+    processes.HEAD_START = 0.2
+
+    def computed(self: Data2Vec, batches: Any) -> Any:
+        if Fault.comes("model"):
+            raise ValueError("the model broke")
+        return forward(self, batches)
+
+    def loaded(self: _Stream, *place: int) -> Any:
+        if Fault.comes("loader"):
+            raise SelfdistillError("data.train: shard 'x.tar' is not what it was")
+        if Fault.comes("killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, *place)
+
+    Data2Vec.forward, _Stream.load = computed, loaded  # type: ignore[method-assign]
+
+
+def model_on_the_other() -> None:
+    _begin("model", "1")
+
+
+def model_on_the_main_one() -> None:
+    _begin("model", "0")
+
+
+def loader_on_the_other() -> None:
+    _begin("loader", "1")
+
+
+def worker_killed() -> None:
+    _begin("killed", "1")
+
+
+def nothing() -> None:
+    _begin("nothing", "0")
+
+
+FAULTS = [model_on_the_other, model_on_the_main_one, loader_on_the_other, worker_killed, nothing]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failing")
+
+
+@pytest.fixture(scope="module")
+def said(words: Words, folder: Path) -> list[list[str]]:
+    """What the main process and the other said in each job."""
+    shards = [
+        str(write_shard(folder / f"{number}.tar", samples("image", count, number)))
+        for number, count in enumerate((1, 17, 30))
+    ]
+
+    def job(setup: Callable[[], None], *more: str, code: int = 1) -> Job:
+        run = folder / setup.__name__
+        return Job(words("image", run, "train.steps=12", *more), setup=setup, code=code)
+
+    jobs = [job(fault) for fault in FAULTS[:-2]]
+    jobs.append(job(worker_killed, "data.workers=1"))
+    uneven = f"data.train={json.dumps(shards[:1] + shards[2:])}"
+    jobs.append(job(nothing, uneven, "data.workers=2", code=0))
+    train(2, jobs, folder / "output")
+    texts = [(folder / "output" / str(rank)).read_text() for rank in (0, 1)]
+    parts = [re.split(r"^begins at ", text, flags=re.M)[1:] for text in texts]
+    return [list(pair) for pair in zip(*parts, strict=True)]
+
+
+def lines(text: str) -> list[str]:
+    """Of the errors."""
+    return [line for line in text.splitlines() if line.startswith(("selfdistill:", "Traceback"))]
+
+
+def test_a_model_that_raises_on_the_other_process(said: Sequence[Sequence[str]]) -> None:
+    main, other = said[FAULTS.index(model_on_the_other)]
+    (line,) = lines(main)
+    assert line.startswith(LOST)
+    assert lines(other) == ["Traceback (most recent call last):"]
+    assert other.count("ValueError: the model broke") == 1
+
+
+def test_a_model_that_raises_on_the_main_process(said: Sequence[Sequence[str]]) -> None:
+    main, other = said[FAULTS.index(model_on_the_main_one)]
+    assert lines(main) == ["Traceback (most recent call last):"]
+    assert main.count("ValueError: the model broke") == 1
+    assert lines(other) == []
+
+
+def test_a_loader_that_gives_up(said: Sequence[Sequence[str]]) -> None:
+    main, other = said[FAULTS.index(loader_on_the_other)]
+    (line,) = lines(main)
+    assert line.startswith(LOST)
+    assert lines(other) == ["selfdistill: data.train: shard 'x.tar' is not what it was"]
+
+
+def test_a_data_worker_killed_by_the_system(said: Sequence[Sequence[str]]) -> None:
+    main, other = said[FAULTS.index(worker_killed)]
+    (line,) = lines(main)
+    assert line.startswith(LOST)
+    (line,) = lines(other)
+    assert re.search(r"a data worker died \(.*killed by signal: Killed", line)
+    assert "lower data.workers or train.batch_size" in line
+
+
+def test_all_end_soon(said: Sequence[Sequence[str]]) -> None:
+    """Seconds from one job's start to the next one's, on either process."""
+    for rank in (0, 1):
+        began = [float(pair[rank].split()[0]) for pair in said]
+        assert all(0 < later - earlier < 30 for earlier, later in pairwise(began))
+
+
+def test_fewer_shards_than_workers(said: Sequence[Sequence[str]], folder: Path) -> None:
+    """Two processes of two workers each, and two shards, one of them of a single sample."""
+    assert [row["step"] for row in rows(folder / "nothing")] == [*range(1, 13)]
+    assert all(lines(text) == [] for text in said[-1])

@@ -94,7 +94,7 @@ def embed(
     _check_out(out)
     if batch_size < 1:
         raise UserError(f"--batch-size: {batch_size} must be 1 or more")
-    place = _device(device)
+    place = choose_device(device)
     paths = find_inputs(inputs)
     pretrained = load_pretrained(model, weights, modality=modality)
     backbone, config = pretrained.backbone, pretrained.config
@@ -153,7 +153,12 @@ def _check_out(out: Path) -> None:
         raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
 
 
-def _device(given: str | None) -> torch.device:
+def choose_device(given: str | None) -> torch.device:
+    """The device that ``--device`` names; None: a GPU if there is one.
+
+    Raises:
+        UserError: it cannot be used.
+    """
     name = given or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name).tolist()

@@ -45,3 +45,9 @@ class PrincipalAxes:
             shrinkage: in units of the variance of a standardised feature, which is 1.
         """
         return np.sqrt((1 + shrinkage) / (self._variance + shrinkage)).astype(np.float32)
+
+    def white(self) -> np.ndarray:
+        """The factor that makes all coordinates equally large, float32 [up to D]."""
+        if self._axes is None:
+            return np.ones(len(self._scaler.scale_), dtype=np.float32)
+        return (self._variance.clip(MIN_VARIANCE) ** -0.5).astype(np.float32)

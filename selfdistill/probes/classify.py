@@ -1,29 +1,33 @@
 """Three ways to ask frozen features for the label, each with its choice of layer.
 
 Whatever is chosen (layer, scale, regularisation) is chosen on a stratified fifth of the training
-split; the test split is looked at once.
+split; the test split is looked at once. Of more than ``CHOICE_SAMPLES`` training samples choices
+are made on so many of them, in the same shares per class; what is chosen is then fitted on all:
+by L-BFGS up to ``DESCENT_FROM`` samples, above by stochastic descent in batches. So one layer of
+the training samples up to that number is in memory at a time, and blocks of all else.
 """
 
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TypeVar
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from selfdistill.probes.axes import PrincipalAxes
+from selfdistill.probes.bootstrap import Interval, mean_interval
 from selfdistill.probes.features import Features
+from selfdistill.probes.neighbours import vote
+from selfdistill.probes.regression import Classifier, fit_by_descent, fit_regression
+from selfdistill.probes.splits import choice_samples, group_split, validation_split
 
-VALIDATION_SHARE = 0.2
 SHRINKAGE = (10.0, 1.0, 1e-2, 1e-4)
 LINEAR_C = (1e-3, 1e-2, 1e-1, 1.0)
 LINEAR_FIRST_C = 1e-1
 FEW_SHOT_C = 1e-2
-MAX_ITERATIONS = 100
-TEMPERATURE = 0.07
+DESCENT_FROM = 50_000
+BLOCK = 8_192
+"""Rows that are classified at a time."""
 
 Choice = TypeVar("Choice")
 
@@ -37,12 +41,32 @@ class Score:
         standard_error: binomial, sqrt(p (1 - p) / n) over the n test samples.
         layer: the layer that did best on the validation part.
         std: deviation over the draws (n - 1 in the denominator), None without draws.
+        interval: of the accuracy, 95 %; see ``mean_interval``.
+        layers: the same of every layer, where that was asked for.
+        right: float [n], whether each test sample was told right; a mean where there are draws.
     """
 
     accuracy: float
     standard_error: float
     layer: int
     std: float | None = None
+    interval: Interval = (0.0, 1.0)
+    layers: "Sequence[Score]" = ()
+    right: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
+
+
+def score(
+    right: np.ndarray,
+    layer: int,
+    seed: int,
+    std: float | None = None,
+    groups: np.ndarray | None = None,
+) -> Score:
+    """The score of a layer; see ``Score.right`` and ``Features.groups``."""
+    right = right.astype(np.float64)
+    accuracy = float(right.mean())
+    error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
+    return Score(accuracy, error, layer, std, mean_interval(right, seed, groups), (), right)
 
 
 class Probes:
@@ -54,32 +78,41 @@ class Probes:
         test: the same of the test split.
         seed: of the validation part and of the few-shot draws. They depend on the labels besides,
             not on the features, so that all sources are judged on the same samples.
+        every_layer: also fit and test the layers that are not chosen.
     """
 
-    def __init__(self, train: Features, test: Features, seed: int = 0) -> None:
+    def __init__(
+        self, train: Features, test: Features, seed: int = 0, every_layer: bool = False
+    ) -> None:
         self._train, self._test, self._seed = train, test, seed
+        self._every_layer = every_layer
         self._layers = range(len(train.layers))
-        self._fit, self._held = validation_split(train.labels, seed)
-        self._axes = [PrincipalAxes(x) for x in train.layers]
-        pairs = list(zip(self._axes, train.layers, test.layers, strict=True))
-        self._coordinates = [(a.coordinates(x), a.coordinates(t)) for a, x, t in pairs]
+        chosen = choice_samples(train.labels, seed)
+        if train.groups is None:
+            fit, held = validation_split(train.labels[chosen], seed)
+        else:
+            fit, held = group_split(train.groups[chosen], seed)
+        self._chosen, self._fit, self._held = chosen, fit, held  # the latter two among chosen
+        self._drawn_from = np.setdiff1d(np.arange(len(train.labels)), chosen[held])
+        self._axes = [PrincipalAxes(self._rows(layer, chosen)) for layer in self._layers]
+        self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def linear(self) -> Score:
-        """Multinomial logistic regression (L-BFGS, L2) on scaled features (``PrincipalAxes``).
+        """Multinomial logistic regression with an L2 penalty on scaled features.
 
-        Layer and scale are chosen at one regularisation, then the regularisation; the chosen one
-        is fitted again on the whole training split.
+        The scale is that of ``PrincipalAxes``. Layer and scale are chosen at one regularisation,
+        then the regularisation; what is chosen is fitted again on the whole training split.
         """
-        labels, fit, held = self._train.labels, self._fit, self._held
+        choices = list(product(self._layers, SHRINKAGE))
+        found = {choice: self._validated(choice, LINEAR_FIRST_C) for choice in choices}
 
-        def validated(choice: tuple[int, float], c: float) -> float:
-            x, _ = self._scaled(*choice)
-            return _regression(x[fit], labels[fit], x[held], labels[held], c)
+        def of_layer(layer: int) -> Score:
+            at = _best([c for c in choices if c[0] == layer], found.__getitem__)
+            c = _best(LINEAR_C, lambda c: self._validated(at, c))
+            right = self._right(self._fitted(at, c), at)
+            return score(right, layer, self._seed, None, self._test.groups)
 
-        chosen = _best(product(self._layers, SHRINKAGE), lambda at: validated(at, LINEAR_FIRST_C))
-        c = _best(LINEAR_C, lambda c: validated(chosen, c))
-        x, tested = self._scaled(*chosen)
-        return self._score(_regression(x, labels, tested, self._test.labels, c), chosen[0])
+        return self._scores(_best(choices, found.__getitem__)[0], of_layer)
 
     def few_shot(self, labels_per_class: int, draws: int) -> Score:
         """The same on ``labels_per_class`` samples of each class, drawn ``draws`` times.
@@ -88,21 +121,26 @@ class Probes:
         the axes, which need no labels, are those of the whole training split. Every class needs
         twice ``labels_per_class`` samples.
         """
-        labels, held = self._train.labels, self._held
+        labels, held = self._train.labels, self._chosen[self._held]
         shots = [self._draw(labels_per_class, draw) for draw in range(draws)]
 
-        def accuracies(x: np.ndarray, tested: np.ndarray, expected: np.ndarray) -> list[float]:
-            return [_regression(x[s], labels[s], tested, expected, FEW_SHOT_C) for s in shots]
+        def models(choice: tuple[int, float]) -> list[Classifier]:
+            return [fit_regression(self._scaled(choice, s), labels[s], FEW_SHOT_C) for s in shots]
 
         def validated(choice: tuple[int, float]) -> float:
-            x, _ = self._scaled(*choice)
-            return float(np.mean(accuracies(x, x[held], labels[held])))
+            x = self._scaled(choice, held)
+            return float(np.mean([(m.predict(x) == labels[held]).mean() for m in models(choice)]))
 
-        chosen = _best(product(self._layers, SHRINKAGE), validated)
-        x, tested = self._scaled(*chosen)
-        found = accuracies(x, tested, self._test.labels)
-        std = float(np.std(found, ddof=1)) if draws > 1 else 0.0
-        return self._score(float(np.mean(found)), chosen[0], std)
+        choices = list(product(self._layers, SHRINKAGE))
+        found = {choice: validated(choice) for choice in choices}
+
+        def of_layer(layer: int) -> Score:
+            at = _best([c for c in choices if c[0] == layer], found.__getitem__)
+            right = np.array([self._right(model, at) for model in models(at)], dtype=np.float64)
+            std = float(np.std(right.mean(axis=1), ddof=1)) if draws > 1 else 0.0
+            return score(right.mean(axis=0), layer, self._seed, std)
+
+        return self._scores(_best(choices, found.__getitem__)[0], of_layer)
 
     def knn(self, neighbours: int) -> Score:
         """Cosine nearest neighbours that vote with weight exp(similarity / 0.07).
@@ -110,80 +148,98 @@ class Probes:
         As in InstDisc (arXiv 1805.01978, section 3.4) and DINO (arXiv 2104.14294, section 3.2),
         on the features as they are. Where there are fewer than ``neighbours`` samples, all vote.
         """
-        train, fit, held = self._train, self._fit, self._held
+        return self.nearest([neighbours])[neighbours]
 
-        def validated(layer: int) -> float:
-            x, labels = train.layers[layer], train.labels
-            return _voting(x[fit], labels[fit], x[held], labels[held], neighbours)
+    def nearest(self, neighbours: Sequence[int]) -> dict[int, Score]:
+        """``knn`` for several numbers, each with its own choice of layer."""
+        train, test = self._train, self._test
+        fit, held = self._chosen[self._fit], self._chosen[self._held]
+        validated: dict[int, list[float]] = {k: [] for k in neighbours}
+        for layer in self._layers:
+            x, y = self._rows(layer, fit), self._rows(layer, held)
+            for k, told in vote(x, train.labels[fit], y, neighbours).items():
+                validated[k].append(float((told == train.labels[held]).mean()))
+        best = {k: _best(self._layers, found.__getitem__) for k, found in validated.items()}
+        scores: dict[int, dict[int, Score]] = {k: {} for k in neighbours}
+        for layer in self._layers:
+            asked = [k for k in neighbours if self._every_layer or best[k] == layer]
+            if not asked:
+                continue
+            told_by = vote(train.layers[layer], train.labels, test.layers[layer], asked)
+            for k, told in told_by.items():
+                right = told == test.labels
+                scores[k][layer] = score(right, layer, self._seed, None, test.groups)
+        return {k: self._scores(best[k], scores[k].__getitem__) for k in neighbours}
 
-        layer = _best(self._layers, validated)
-        tested, expected = self._test.layers[layer], self._test.labels
-        found = _voting(train.layers[layer], train.labels, tested, expected, neighbours)
-        return self._score(found, layer)
+    def _scores(self, chosen: int, of_layer: Callable[[int], Score]) -> Score:
+        if not self._every_layer:
+            return of_layer(chosen)
+        every = tuple(of_layer(layer) for layer in self._layers)
+        return with_layers(every, chosen)
 
-    def _scaled(self, layer: int, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test features."""
+    def _rows(self, layer: int, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(self._train.layers[layer][numbers], dtype=np.float32)
+
+    def _along(self, layer: int) -> np.ndarray:
+        """Coordinates of the samples that choices are made on, kept until another layer's turn."""
+        if self._kept[0] != layer:
+            x = self._axes[layer].coordinates(self._rows(layer, self._chosen))
+            self._kept = layer, x
+        return self._kept[1]
+
+    def _scaled(self, choice: tuple[int, float], numbers: np.ndarray) -> np.ndarray:
+        """Training features of any samples."""
+        layer, shrinkage = choice
         scale = self._axes[layer].scale(shrinkage)
-        train, test = self._coordinates[layer]
-        return train * scale, test * scale
+        if len(self._chosen) == len(self._train.labels):
+            return self._along(layer)[numbers] * scale
+        return self._axes[layer].coordinates(self._rows(layer, numbers)) * scale
+
+    def _validated(self, choice: tuple[int, float], c: float) -> float:
+        """Accuracy on the validation part."""
+        x = self._along(choice[0]) * self._axes[choice[0]].scale(choice[1])
+        labels, fit, held = self._train.labels[self._chosen], self._fit, self._held
+        model = fit_regression(x[fit], labels[fit], c)
+        return float((model.predict(x[held]) == labels[held]).mean())
+
+    def _fitted(self, choice: tuple[int, float], c: float) -> Classifier:
+        """On the whole training split."""
+        labels = self._train.labels
+        if len(labels) <= DESCENT_FROM:
+            return fit_regression(self._scaled(choice, np.arange(len(labels))), labels, c)
+        axes = self._axes[choice[0]]
+        whitening = axes.white() / axes.scale(choice[1])
+        return fit_by_descent(
+            lambda numbers: self._scaled(choice, numbers), labels, c, whitening, self._seed
+        )
+
+    def _right(self, model: Classifier, choice: tuple[int, float]) -> np.ndarray:
+        """Whether each test sample is told right, bool [N]."""
+        layer, shrinkage = choice
+        axes, tested = self._axes[layer], self._test.layers[layer]
+        scale = axes.scale(shrinkage)
+        blocks = (tested[start : start + BLOCK] for start in range(0, len(tested), BLOCK))
+        told = [
+            model.predict(axes.coordinates(np.asarray(x, dtype=np.float32)) * scale) for x in blocks
+        ]
+        return np.concatenate(told) == self._test.labels
 
     def _draw(self, count: int, draw: int) -> np.ndarray:
         """Indices of ``count`` samples of each class, outside the validation part."""
         rng = np.random.default_rng([self._seed, draw])
-        labels = self._train.labels[self._fit]
-        members = [self._fit[labels == label] for label in np.unique(labels)]
+        labels = self._train.labels[self._drawn_from]
+        members = [self._drawn_from[labels == label] for label in np.unique(labels)]
         return np.concatenate([rng.choice(m, count, replace=False) for m in members])
 
-    def _score(self, accuracy: float, layer: int, std: float | None = None) -> Score:
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(self._test.labels)))
-        return Score(accuracy, error, layer, std)
 
-
-def validation_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (int64, ascending) to fit on and to validate on, in the same shares per class.
-
-    A class of two samples or more is in both parts; the only sample of a class is fitted on.
-    """
-    rng = np.random.default_rng(seed)
-    held = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = min(max(1, round(VALIDATION_SHARE * len(members))), len(members) - 1)
-        held.append(rng.permutation(members)[:count])
-    validation = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+def with_layers(every: Sequence[Score], chosen: int) -> Score:
+    """The score of the chosen layer with those of all."""
+    best = every[chosen]
+    return Score(
+        best.accuracy, best.standard_error, chosen, best.std, best.interval, every, best.right
+    )
 
 
 def _best(choices: Iterable[Choice], accuracy: Callable[[Choice], float]) -> Choice:
     """The choice with the highest accuracy, the first of equals."""
     return max(choices, key=accuracy)
-
-
-def _regression(
-    x: np.ndarray, labels: np.ndarray, tested: np.ndarray, expected: np.ndarray, c: float
-) -> float:
-    """Accuracy on ``tested`` after a fit on x; ``c`` is scikit-learn's inverse L2 strength."""
-    with warnings.catch_warnings():
-        # the last digits of the optimum do not move the accuracy, so that tol is a coarse one
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=c, tol=1e-3, max_iter=MAX_ITERATIONS).fit(x, labels)
-    return float((model.predict(tested) == expected).mean())
-
-
-def _voting(
-    x: np.ndarray, labels: np.ndarray, tested: np.ndarray, expected: np.ndarray, neighbours: int
-) -> float:
-    """Accuracy on ``tested`` of the votes of its nearest rows of x."""
-    classes, members = np.unique(labels, return_inverse=True)
-    similarity = _unit(tested) @ _unit(x).T  # [N_test, N_train]
-    count = min(neighbours, len(x))
-    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-    weight = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / TEMPERATURE)
-    votes = np.zeros((len(tested), len(classes)))
-    np.add.at(votes, (np.arange(len(tested))[:, None], members[nearest]), weight)
-    return float((classes[votes.argmax(axis=1)] == expected).mean())
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)

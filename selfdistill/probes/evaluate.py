@@ -1,7 +1,6 @@
 """The evaluation of a run: every probe on the raw input, the untrained and the trained encoder."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +11,17 @@ from selfdistill.config import EvalConfig, RunConfig, TaskConfig
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, open_shards
-from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
-from selfdistill.probes.classify import Probes, Score
+from selfdistill.probes.classify import Score
 from selfdistill.probes.features import (
-    UNLABELLED,
     Features,
     baseline_features,
     encoder_features,
 )
+from selfdistill.probes.labels import Named, check_labels
+from selfdistill.probes.panel import Panel
+from selfdistill.probes.sets import labels_of
 
 PROBES = ("linear", "few_shot", "knn")
 SOURCES = ("raw", "untrained", "trained")
@@ -61,8 +61,7 @@ class Evaluator:
         """
         for name in self._config.tasks:
             task = self._task(name)
-            train, test = _labels(task.train), _labels(task.test)
-            check_labels(name, train, test, self._config.few_shot_labels)
+            self._check(name, labels_of(task.train), labels_of(task.test))
 
     def evaluate(self, untrained: Backbone | None, trained: Backbone) -> dict[str, Any]:
         """The table of accuracies, as it is written to eval.json.
@@ -77,9 +76,9 @@ class Evaluator:
             of the raw input are, "tasks": {name: {probe: table, ...}}}} with the probes "linear",
             "few_shot" and "knn", at the top those of the first task. A table has accuracies from
             0 to 1 for "raw", "untrained" (None: not evaluated) and "trained", the best "layer" of
-            the trained encoder and "untrained_layer", "standard_error" of each source, and for
-            few_shot "std", their deviation over the draws. A task has "classes", "train_samples"
-            and "test_samples" besides.
+            the trained encoder and "untrained_layer", "standard_error" and the 95 % "interval" of
+            each source, and for few_shot "std", their deviation over the draws. A task has
+            "classes", "train_samples" and "test_samples" besides.
 
         Raises:
             UserError: there is no task, or a labelled set cannot be used.
@@ -103,7 +102,7 @@ class Evaluator:
             train, test = (
                 baseline_features(shards, self._pipeline) for shards in (task.train, task.test)
             )
-            check_labels(name, train.labels, test.labels, self._config.few_shot_labels)
+            self._check(name, train.labels, test.labels)
             self._sizes[name] = {
                 "classes": len(np.unique(train.labels)),
                 "train_samples": len(train.labels),
@@ -134,68 +133,17 @@ class Evaluator:
             encoder_features(encoder, task.test, self._pipeline, batch_size),
         )
 
+    def _check(self, name: str, train: np.ndarray, test: np.ndarray) -> None:
+        check_labels(Named.of_task(name), train, test, self._config.few_shot_labels)
+
     def _probe(self, train: Features, test: Features) -> dict[str, Score]:
         config = self._config
+        neighbours = {"knn": config.neighbours}
+        panel = Panel(self._seed, True, config.few_shot_labels, config.few_shot_draws, neighbours)
         # the matrices are small: more threads gain little on free cores, and lose tenfold where
         # they wait for cores that loader workers hold
         with threadpool_limits(limits=1):
-            probes = Probes(train, test, self._seed)
-            return {
-                "linear": probes.linear(),
-                "few_shot": probes.few_shot(config.few_shot_labels, config.few_shot_draws),
-                "knn": probes.knn(config.neighbours),
-            }
-
-
-def _labels(shards: ShardSet) -> np.ndarray:
-    found = np.full(len(shards), UNLABELLED, dtype=np.int64)
-    for i in range(len(shards)):
-        with suppress(KeyError, ValueError):
-            found[i] = int(shards.read(i)[1][LABEL])
-    return found
-
-
-def check_labels(name: str, train: np.ndarray, test: np.ndarray, few_shot_labels: int) -> None:
-    """Refuse labels (int64, ``UNLABELLED`` where there is none) that the probes cannot work with.
-
-    Raises:
-        UserError: it names eval.tasks.``name`` and what to do.
-    """
-    for split, labels in (("train", train), ("test", test)):
-        missing = int((labels == UNLABELLED).sum())
-        if missing:
-            raise UserError(
-                f"eval.tasks.{name}.{split}: {missing} of {len(labels)} samples have no label; "
-                "give every sample a .cls member that holds its class as an integer from 0"
-            )
-    classes, counts = np.unique(train, return_counts=True)
-    if len(classes) < 2:
-        raise UserError(
-            f"eval.tasks.{name}.train: all samples are of class {classes[0]}; "
-            "the probes need two classes or more"
-        )
-    for split, lacking in (
-        ("test", np.setdiff1d(classes, test)),
-        ("train", np.setdiff1d(test, classes)),
-    ):
-        if len(lacking):
-            raise UserError(
-                f"eval.tasks.{name}.{split}: has no sample of class {_listed(lacking)}, the other "
-                "split has; take both splits from the same classes"
-            )
-    needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
-    scarce = counts < needed
-    if scarce.any():
-        raise UserError(
-            f"eval.tasks.{name}.train: class {_listed(classes[scarce])} has {counts[scarce].min()} "
-            f"samples at least, eval.few_shot_labels={few_shot_labels} needs {needed} of each "
-            "class; add samples, or lower eval.few_shot_labels"
-        )
-
-
-def _listed(classes: np.ndarray) -> str:
-    shown = ", ".join(str(c) for c in classes[:5])
-    return shown + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
+            return panel(train, test)
 
 
 def _table(scores: Mapping[str, Mapping[str, Score]], probe: str) -> dict[str, Any]:
@@ -209,6 +157,7 @@ def _table(scores: Mapping[str, Mapping[str, Score]], probe: str) -> dict[str, A
         "standard_error": {
             source: score and score.standard_error for source, score in found.items()
         },
+        "interval": {source: score and [*score.interval] for source, score in found.items()},
     }
     if probe == "few_shot":
         table["std"] = {source: score and score.std for source, score in found.items()}

@@ -1,16 +1,17 @@
-"""Frozen features of labelled shards: one vector per sample and layer."""
+"""Frozen features of samples: one vector per sample and layer, or one per token and layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfdistill.data.ledger import Bad, all_bad
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.plain import plain_batches
-from selfdistill.data.shards import ShardSet
+from selfdistill.data.plain import Example, Samples, plain_examples
 from selfdistill.errors import HealthError
 from selfdistill.modalities.backbone import Backbone
 
@@ -20,56 +21,116 @@ BASELINE_BATCH = 32
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a labelled set.
+    """Features of a set of samples; arrays may be maps of files.
 
     Attributes:
         layers: float32 [N, D] per layer; 0 is the input of the blocks, i the output of block i.
-            The raw input has one.
+            The raw input has one. Of tokens float16 [T1 + T2 + ..., D].
         labels: int64 [N]; ``UNLABELLED`` where a sample has no label.
+        numbers: int64 [N], which samples of the set they are of; the others were bad.
+        lengths: int64 [N], tokens of each sample; None: one vector per sample.
+        groups: int64 [N], rows of one input have one number: they are held out together and drawn
+            together; None: every row is of another.
     """
 
-    layers: list[np.ndarray]
+    layers: Sequence[np.ndarray]
     labels: np.ndarray
+    numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    lengths: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
 
-def encoder_features(
-    backbone: Backbone, shards: ShardSet, pipeline: InputPipeline, batch_size: int
-) -> Features:
-    """Every layer of ``backbone``, averaged over the valid tokens of each sample.
+@dataclass(frozen=True)
+class Rows:
+    """What one batch adds to ``Features``, the same arrays."""
 
-    It runs in eval mode, without gradients, on its device and in the precision of its parameters,
-    and has its modes back afterwards.
+    layers: Sequence[np.ndarray]
+    labels: Sequence[int]
+    numbers: Sequence[int]
+    lengths: Sequence[int] | None = None
+
+
+def gather(batches: Iterable[Rows]) -> Features:
+    """All rows, in memory."""
+    layers: list[list[np.ndarray]] = []
+    labels: list[int] = []
+    numbers: list[int] = []
+    lengths: list[int] = []
+    for rows in batches:
+        layers = layers or [[] for _ in rows.layers]
+        for collected, layer in zip(layers, rows.layers, strict=True):
+            collected.append(layer)
+        labels += rows.labels
+        numbers += rows.numbers
+        lengths += rows.lengths or ()
+    return Features(
+        [np.concatenate(collected) for collected in layers],
+        np.array(labels, dtype=np.int64),
+        np.array(numbers, dtype=np.int64),
+        np.array(lengths, dtype=np.int64) if lengths else None,
+    )
+
+
+def encoder_rows(
+    backbone: Backbone,
+    samples: Samples,
+    pipeline: InputPipeline,
+    batch_size: int,
+    tokens: bool = False,
+    whole: bool = False,
+) -> Iterator[Rows]:
+    """Every layer of ``backbone``, batch by batch; bad samples are left out.
+
+    While this runs it is in eval mode, without gradients, on its device and in the precision of
+    its parameters; afterwards it has its modes back.
+
+    Args:
+        tokens: all valid tokens as float16; else their mean per sample, float32.
+        whole: leave out the samples that are longer than the pipeline takes, too.
 
     Raises:
         HealthError: a feature is not finite.
+        DataBudgetError: all samples are bad.
     """
     device = next(backbone.parameters()).device
-    layers: list[list[np.ndarray]] = []
-    labels: list[int | None] = []
     with _frozen(backbone):
-        for batch, _, found in plain_batches(shards, pipeline, batch_size):
+        for chunk in _chunks(samples, pipeline, batch_size, whole):
+            batch = pipeline.collate([example for _, (_, example, _) in chunk], None)
             batch = batch.to(device)
             states, padding = backbone.hidden_states(batch.inputs, batch.lengths)
-            means = [mean_over_valid(state, padding).cpu().numpy() for state in states]
-            layers = layers or [[] for _ in means]
-            for collected, mean in zip(layers, means, strict=True):
-                collected.append(mean)
-            labels += found
-    joined = [np.concatenate(collected) for collected in layers]
-    for index, layer in enumerate(joined):
-        if not np.isfinite(layer).all():
-            raise HealthError(f"probes: the encoder's features at layer {index} are not finite")
-    return Features(joined, _as_array(labels))
+            layers, lengths = [], None
+            for number, state in enumerate(states):
+                x = _valid(state, padding) if tokens else mean_over_valid(state, padding)
+                if not x.isfinite().all():
+                    raise HealthError(
+                        f"probes: the encoder's features at layer {number} are not finite"
+                    )
+                layers.append((_halved(x) if tokens else x).cpu().numpy())
+            if tokens:
+                total = states[0].shape[1]
+                full = [total] * len(chunk) if padding is None else (~padding).sum(1).tolist()
+                lengths = full
+            yield Rows(layers, _labels(chunk), [number for number, _ in chunk], lengths)
 
 
-def baseline_features(shards: ShardSet, pipeline: InputPipeline) -> Features:
-    """The pipeline's features of the raw input, as a single layer."""
-    rows: list[np.ndarray] = []
-    labels: list[int | None] = []
-    for _, examples, found in plain_batches(shards, pipeline, BASELINE_BATCH):
-        rows += [pipeline.baseline(example) for example in examples]
-        labels += found
-    return Features([np.stack(rows).astype(np.float32, copy=False)], _as_array(labels))
+def baseline_rows(samples: Samples, pipeline: InputPipeline) -> Iterator[Rows]:
+    """The pipeline's features of the raw input, as a single layer; see ``encoder_rows``."""
+    for chunk in _chunks(samples, pipeline, BASELINE_BATCH):
+        rows = [pipeline.baseline(example) for _, (_, example, _) in chunk]
+        layer = np.stack(rows).astype(np.float32, copy=False)
+        yield Rows([layer], _labels(chunk), [number for number, _ in chunk])
+
+
+def encoder_features(
+    backbone: Backbone, samples: Samples, pipeline: InputPipeline, batch_size: int
+) -> Features:
+    """``encoder_rows`` of means in memory."""
+    return gather(encoder_rows(backbone, samples, pipeline, batch_size))
+
+
+def baseline_features(samples: Samples, pipeline: InputPipeline) -> Features:
+    """``baseline_rows`` in memory."""
+    return gather(baseline_rows(samples, pipeline))
 
 
 def mean_over_valid(x: Tensor, padding: Tensor | None) -> Tensor:
@@ -82,8 +143,37 @@ def mean_over_valid(x: Tensor, padding: Tensor | None) -> Tensor:
     return total / (~padding).sum(dim=1, keepdim=True).clamp_min(1)
 
 
-def _as_array(labels: Sequence[int | None]) -> np.ndarray:
-    return np.array([UNLABELLED if label is None else label for label in labels], dtype=np.int64)
+def _valid(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Tokens [T1 + T2 + ..., D] of x [B, T, D] that are no padding."""
+    return x.flatten(0, 1) if padding is None else x[~padding]
+
+
+def _halved(x: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    return x.clamp(-largest, largest).half()
+
+
+Numbered = tuple[int, Example]
+
+
+def _chunks(
+    samples: Samples, pipeline: InputPipeline, size: int, whole: bool = False
+) -> Iterator[list[Numbered]]:
+    """Numbers and examples of the samples that can be used."""
+    bad: list[Bad] = []
+    cropped: set[str] = set()
+    examples = plain_examples(samples, pipeline, bad.append, cropped.add)
+    # when an example comes, all before it were yielded or found bad
+    numbered = ((count + len(bad), example) for count, example in enumerate(examples))
+    kept = (entry for entry in numbered if not (whole and entry[1][0] in cropped))
+    while chunk := list(islice(kept, size)):
+        yield chunk
+    if len(bad) == len(samples.keys):
+        raise all_bad(bad)
+
+
+def _labels(chunk: Iterable[Numbered]) -> list[int]:
+    return [UNLABELLED if label is None else label for _, (_, _, label) in chunk]
 
 
 @contextmanager

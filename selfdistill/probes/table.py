@@ -1,6 +1,6 @@
 """The evaluation as plain text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import hypot
 from typing import Any
 
@@ -30,16 +30,21 @@ def _block(title: str, task: Mapping[str, Any], raw_input: str) -> str:
         f"test, {task['classes']} classes, chance {100 / task['classes']:.1f} %"
     )
     rows = [HEADER, *(_row(PROBES[probe], task[probe]) for probe in PROBES)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [
+    lines = aligned(rows)
+    sentences = [_sentence(PROBES[probe], task[probe], raw_input) for probe in PROBES]
+    return "\n".join([f"{title}: {sizes}", *lines, *sentences])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    sentences = [_sentence(PROBES[probe], task[probe], raw_input) for probe in PROBES]
-    return "\n".join([f"{title}: {sizes}", *lines, *sentences])
 
 
 def _row(name: str, table: Mapping[str, Any]) -> tuple[str, ...]:

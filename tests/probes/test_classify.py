@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from selfdistill.probes.axes import PrincipalAxes
-from selfdistill.probes.classify import Probes, validation_split
+from selfdistill.probes.classify import Probes
 from selfdistill.probes.features import Features
+from selfdistill.probes.splits import group_split, validation_split
 
 CLASSES, WIDTH = 5, 12
 
@@ -164,3 +165,23 @@ def test_axes_whiten_or_leave_standardised() -> None:
     standardised = (x - x.mean(0)) / x.std(0)
     plain = along * axes.scale(1e9)
     np.testing.assert_allclose(plain @ plain.T, standardised @ standardised.T, atol=1e-2)
+
+
+def test_rows_of_one_input_stay_together() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 10)
+    fit, held = group_split(groups, 0)
+    assert sorted([*fit, *held]) == list(range(600))
+    assert len(set(groups[held])) == 12
+    assert not set(groups[fit]) & set(groups[held])
+    # all rows of an input are alike, so that there are no more than 60 to be sure of
+    labels = groups % CLASSES
+    train, test = (
+        Features([gaussian(rng, labels[::10], 1.5).repeat(10, axis=0)], labels, groups=groups)
+        for _ in range(2)
+    )
+    alone = Features(test.layers, labels)
+    together, apart = (Probes(train, t).knn(5) for t in (test, alone))
+    assert together.accuracy == apart.accuracy
+    width = [high - low for low, high in (together.interval, apart.interval)]
+    assert width[0] > 2 * width[1]

@@ -10,7 +10,8 @@ from vectors import Encoder, VectorPipeline
 
 from selfdistill.config import EvalConfig, RunConfig, TaskConfig
 from selfdistill.errors import UserError
-from selfdistill.probes.evaluate import Evaluator, check_labels
+from selfdistill.probes.evaluate import Evaluator
+from selfdistill.probes.labels import Named, check_labels
 from selfdistill.probes.table import render
 
 CLASSES = 4
@@ -126,7 +127,7 @@ def test_an_unlabelled_shard_is_refused(task: TaskConfig, write_shard: Write) ->
 )
 def test_unusable_labels_are_refused(train: list[int], test: list[int], message: str) -> None:
     with pytest.raises(UserError, match=r"eval\.tasks\." + message):
-        check_labels("x", np.array(train), np.array(test), few_shot_labels=3)
+        check_labels(Named.of_task("x"), np.array(train), np.array(test), few_shot_labels=3)
 
 
 def test_just_enough_labels_are_enough(task: TaskConfig, write_shard: Write) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +7,14 @@ import torch
 from vectors import WIDTH, Encoder, VectorPipeline
 
 from selfdistill.data.shards import ShardSet
-from selfdistill.errors import HealthError
-from selfdistill.probes.features import UNLABELLED, baseline_features, encoder_features
+from selfdistill.errors import BadSample, HealthError
+from selfdistill.probes.features import (
+    UNLABELLED,
+    baseline_features,
+    encoder_features,
+    encoder_rows,
+    gather,
+)
 
 LABELS = [0, 1, 2, None, 3, 0, 7]
 
@@ -72,3 +78,38 @@ def test_global_chance_is_left_alone(shards: ShardSet) -> None:
     baseline_features(shards, VectorPipeline())
     assert torch.equal(torch.random.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+class Picky(VectorPipeline):
+    """Cannot use samples of one vector, and crops those of five."""
+
+    def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
+        raw = super().decode(sample)
+        if len(raw) == 1:
+            raise BadSample("too short")
+        return raw
+
+    def plain(self, raw: np.ndarray) -> np.ndarray:
+        return raw[:4]
+
+    def is_cropped(self, raw: np.ndarray) -> bool:
+        return len(raw) > 4
+
+
+def test_bad_samples_are_left_out_and_the_others_known_by_number(shards: ShardSet) -> None:
+    # samples 0 to 6 have 1 to 5 vectors, 1 and 2
+    rows = list(encoder_rows(Encoder(1.0), shards, Picky(), 2))
+    assert [row.numbers for row in rows] == [[1, 2], [3, 4], [6]]
+    assert [row.labels for row in rows] == [[1, 2], [UNLABELLED, 3], [7]]
+    whole = gather(encoder_rows(Encoder(1.0), shards, Picky(), 2, whole=True))
+    assert whole.numbers.tolist() == [1, 2, 3, 6]
+
+
+def test_tokens_come_without_padding(shards: ShardSet) -> None:
+    found = gather(encoder_rows(Encoder(2.0), shards, VectorPipeline(), 3, tokens=True))
+    assert found.lengths is not None
+    assert found.lengths.tolist() == [1, 2, 3, 4, 5, 1, 2]
+    assert [layer.shape for layer in found.layers] == [(18, WIDTH)] * 3
+    assert found.layers[1].dtype == np.float16
+    raw = [VectorPipeline().decode(shards.read(i)[1]) for i in range(len(shards))]
+    np.testing.assert_allclose(found.layers[1], 2 * np.concatenate(raw), atol=0.06)

@@ -1,0 +1,161 @@
+"""Labels of samples: read from a file, and refused where the probes cannot work with them."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill.errors import UserError
+from selfdistill.probes.features import UNLABELLED
+
+SHOWN = 3
+"""Examples in a message."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user calls the splits and the setting, for the error messages."""
+
+    train: str
+    test: str
+    few_shot: str
+    remedy: str = "give every sample a .cls member that holds its class as an integer from 0"
+
+    @classmethod
+    def of_task(cls, name: str) -> "Named":
+        """A labelled set of a config."""
+        return cls(f"eval.tasks.{name}.train", f"eval.tasks.{name}.test", "eval.few_shot_labels")
+
+
+def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_labels: int) -> None:
+    """Refuse labels (int64, ``UNLABELLED`` where there is none) that the probes cannot work with.
+
+    Args:
+        few_shot_labels: 0: there is no few-shot probe.
+
+    Raises:
+        UserError: it names the split and what to do.
+    """
+    for key, labels in ((named.train, train), (named.test, test)):
+        check_all_labelled(key, labels, named.remedy)
+    classes, counts = np.unique(train, return_counts=True)
+    if len(classes) < 2:
+        raise UserError(
+            f"{named.train}: all samples are of class {classes[0]}; "
+            "the probes need two classes or more"
+        )
+    for key, lacking in (
+        (named.test, np.setdiff1d(classes, test)),
+        (named.train, np.setdiff1d(test, classes)),
+    ):
+        if len(lacking):
+            raise UserError(
+                f"{key}: has no sample of class {_listed(lacking)}, the other "
+                "split has; take both splits from the same classes"
+            )
+    needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
+    scarce = counts < needed
+    if scarce.any():
+        raise UserError(
+            f"{named.train}: class {_listed(classes[scarce])} has {counts[scarce].min()} "
+            f"samples at least, {named.few_shot}={few_shot_labels} needs {needed} of each "
+            f"class; add samples, or lower {named.few_shot}"
+        )
+
+
+def check_all_labelled(key: str, labels: np.ndarray, remedy: str) -> None:
+    """Raises ``UserError`` where a label is missing."""
+    missing = int((labels == UNLABELLED).sum())
+    if missing:
+        raise UserError(f"{key}: {missing} of {len(labels)} samples have no label; {remedy}")
+
+
+def read_label_file(path: Path) -> dict[str, str]:
+    """Classes by key, of a .csv or .tsv file (key and class in its first two columns; a first
+    line that begins with ``key`` is a heading), or of a .json file (one object).
+
+    Raises:
+        UserError: it cannot be read, or gives a key two classes.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        pairs = _of_json(content) if path.suffix.lower() == ".json" else _of_lines(path, content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--labels: cannot read '{path}': {error}") from error
+    found: dict[str, str] = {}
+    for key, label in pairs:
+        if found.setdefault(key, label) != label:
+            raise UserError(
+                f"--labels: '{path}' gives '{key}' two classes, '{found[key]}' and '{label}'"
+            )
+    if not found:
+        raise UserError(f"--labels: '{path}' holds no label")
+    return found
+
+
+def _of_json(content: str) -> list[tuple[str, str]]:
+    given = json.loads(content)
+    if not isinstance(given, dict):
+        raise ValueError("it is no object of keys and classes")
+    for key, label in given.items():
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"the class of '{key}' is neither an integer nor a name")
+    return [(key, str(label)) for key, label in given.items()]
+
+
+def _of_lines(path: Path, content: str) -> list[tuple[str, str]]:
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise ValueError("its name must end in .csv, .tsv or .json")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = [row for row in csv.reader(content.splitlines(), delimiter=delimiter) if row]
+    if rows and rows[0][0].strip().lower() == "key":
+        rows = rows[1:]
+    for row in rows:
+        if len(row) < 2:
+            raise ValueError(f"'{row[0]}' has no class beside it")
+    return [(row[0].strip(), row[1].strip()) for row in rows]
+
+
+def apply_labels(
+    given: Mapping[str, str], keys: Sequence[Sequence[str]], path: Path
+) -> tuple[list[np.ndarray], list[str]]:
+    """Labels int64 of several sets of samples, ``UNLABELLED`` where the file has none.
+
+    Classes that are all integers are taken as they are, others are numbered in their order.
+
+    Returns:
+        The labels of each set, and the names of the classes by number (empty: they are integers).
+
+    Raises:
+        UserError: the file names samples that are not there.
+    """
+    there = {key for part in keys for key in part}
+    unknown = [key for key in given if key not in there]
+    if unknown:
+        shown = ", ".join(f"'{key}'" for key in unknown[:SHOWN])
+        raise UserError(
+            f"--labels: {len(unknown)} of {len(given)} keys of '{path}' are of no sample, such as "
+            f"{shown}; keys are names in the shard up to the first dot, such as "
+            f"'{next(iter(there))}'"
+        )
+    try:
+        numbers = {label: int(label) for label in set(given.values())}
+        names: list[str] = []
+        if min(numbers.values()) < 0 or max(numbers.values()) > np.iinfo(np.int64).max:
+            raise UserError(f"--labels: '{path}' has classes below 0 or beyond 64 bits")
+    except ValueError:
+        names = sorted(set(given.values()))
+        numbers = {label: number for number, label in enumerate(names)}
+    labels = [
+        np.array([numbers[given[k]] if k in given else UNLABELLED for k in part], dtype=np.int64)
+        for part in keys
+    ]
+    return labels, names
+
+
+def _listed(classes: np.ndarray) -> str:
+    shown = ", ".join(str(c) for c in classes[:5])
+    return shown + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -5,10 +5,24 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from selfdistill.commands import bench, compare, embed, export, inspect, pack, pretrain
+from selfdistill.commands import (
+    bench,
+    compare,
+    embed,
+    export,
+    inspect,
+    pack,
+    pretrain,
+    probe,
+    report,
+    watch,
+)
 from selfdistill.errors import DataBudgetError, SelfdistillError
+from selfdistill.redaction import RedactingFormatter, redacted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -19,12 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # every process of a run has the same warnings and most errors; one says them
     first = os.environ.get("RANK", "0") == "0"
     level = logging.WARNING if first else logging.CRITICAL
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    console = logging.StreamHandler()
+    console.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[console])
+    sys.excepthook = _unforeseen
     try:
         options.run(options)
     except SelfdistillError as error:
         if first or type(error) in (SelfdistillError, DataBudgetError):
-            print(f"selfdistill: {error}", file=sys.stderr)
+            print(f"selfdistill: {redacted(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in DISK_ERRORS:
@@ -34,11 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _unforeseen(*error: Any) -> None:
+    """Show an error that nobody foresaw, but not what may be secret in its words."""
+    print(redacted("".join(traceback.format_exception(*error))), file=sys.stderr, end="")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="selfdistill", description="Self-supervised pretraining by self-distillation."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (pack, inspect, pretrain, embed, export, compare, bench):
+    for command in (pack, inspect, pretrain, embed, export, probe, compare, report, watch, bench):
         command.add(commands)
     return parser

@@ -13,7 +13,7 @@ from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.plots import Curve, Panel, draw
 from selfdistill.probes.table import PROBES
-from selfdistill.run_scores import Place, Run, read_run
+from selfdistill.run_scores import Place, Run, differing, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ def _curve(name: str, place: Place, runs: Sequence[Run]) -> Curve:
     accuracies = [[accuracy for _, accuracy in row] for row in found]
     return Curve(
         name,
-        minutes=[mean(seconds for seconds, _ in row) / 60 for row in found],
-        accuracy=[mean(row) for row in accuracies],
+        at=[mean(seconds for seconds, _ in row) / 60 for row in found],
+        values=[mean(row) for row in accuracies],
         low=[min(row) for row in accuracies],
         high=[max(row) for row in accuracies],
     )
@@ -143,9 +143,7 @@ def _folder(group: Sequence[Run]) -> str:
 
 def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each config ``key=value, ...`` of the keys that are not the same in all of them."""
-    keys = dict.fromkeys(key for config in configs for key in config)
-    values = {key: [_word(config.get(key, "unset")) for config in configs] for key in keys}
-    values = {key: words for key, words in values.items() if len(set(words)) > 1}
+    values = differing(configs)
     lasts = [key.rpartition(".")[2] for key in values]
     short = {
         key: last if lasts.count(last) == 1 else key
@@ -157,18 +155,14 @@ def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def reached(curve: Curve, accuracy: float) -> Reached | None:
     """When a curve first had an accuracy; None: never."""
-    for i, (minutes, found) in enumerate(zip(curve.minutes, curve.accuracy, strict=True)):
+    for i, (minutes, found) in enumerate(zip(curve.at, curve.values, strict=True)):
         if found < accuracy:
             continue
         if i == 0:
-            return Reached(minutes, found > accuracy or len(curve.minutes) > 1)
-        before, below = curve.minutes[i - 1], curve.accuracy[i - 1]
+            return Reached(minutes, found > accuracy or len(curve.at) > 1)
+        before, below = curve.at[i - 1], curve.values[i - 1]
         share = (accuracy - below) / (found - below)
         return Reached(before + share * (minutes - before), False)
     return None
@@ -176,13 +170,13 @@ def reached(curve: Curve, accuracy: float) -> Reached | None:
 
 def _table(panel: Panel, probe: str) -> str:
     first = panel.curves[0]
-    target = first.accuracy[-1]
+    target = first.values[-1]
     rows = [("", "accuracy", "minutes", f"{100 * target:.1f} % after", "speed-up")]
     for curve in panel.curves:
-        end = f"{100 * curve.accuracy[-1]:.1f}"
+        end = f"{100 * curve.values[-1]:.1f}"
         if curve.has_band:
             end += f" ({100 * curve.low[-1]:.1f} to {100 * curve.high[-1]:.1f})"
-        rows.append((curve.name, end, _minutes(curve.minutes[-1]), *_times(curve, first, target)))
+        rows.append((curve.name, end, _minutes(curve.at[-1]), *_times(curve, first, target)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -125,6 +125,8 @@ class GuardConfig:
     after_steps: int = 5_000
     min_target_std: float = 0.1
     min_prediction_std: float = 0.01
+    min_sample_std: float = 0.01
+    """Stop when the targets at one place differ less than this from sample to sample."""
     min_relative_std: float = 0.1
     """Stop when the targets' deviation falls below this share of the untrained teacher's."""
     min_relative_rank: float = 0.1

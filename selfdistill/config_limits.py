@@ -43,6 +43,7 @@ NOT_NEGATIVE = (
     "guard.after_steps",
     "guard.min_target_std",
     "guard.min_prediction_std",
+    "guard.min_sample_std",
     "guard.min_relative_std",
     "guard.min_relative_rank",
     "guard.min_predicted_share",

@@ -1,18 +1,15 @@
-"""The accuracies of a run over its training time, as its folder tells them."""
+"""The accuracies of a run over its training time, and in which settings runs differ."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from selfdistill.errors import UserError
+from selfdistill.run_record import Record, read_record
 
-# a run over several modalities puts the modality's name in front
-_SCORE = re.compile(r"(?:(?P<modality>[^/]+)/)?eval/(?P<task>.+)/(?P<probe>[^/]+)")
 # at any depth: the parts of a run over several modalities have them too
 _NOT_COMPARED = {"run_dir", "seed", "resume"}
 
@@ -38,80 +35,69 @@ class Run:
 
 
 def read_run(path: Path, probe: str) -> Run:
-    """Read ``config.yaml``, ``metrics.jsonl`` and, where there is one, ``eval.json``.
+    """Read what a folder tells of one probe.
 
     Raises:
         UserError: the folder is no run, the run was not evaluated, or its time was not taken.
     """
-    lines = _read(path, "metrics.jsonl").splitlines()
-    config = yaml.safe_load(_read(path, "config.yaml"))
+    record = read_record(path)
     scores: dict[Place, dict[int, tuple[float, float]]] = {}
-    for row in _rows(lines):
-        for key, value in row.items():
-            found = _SCORE.fullmatch(key)
-            if found is None or found["probe"] != probe:
-                continue
-            if row.get("train_seconds") is None:
-                raise UserError(
-                    f"{path}: metrics.jsonl has no train_seconds at step {row['step']}; "
-                    "an older version trained it, train it again"
-                )
-            place = (_short(found["modality"] or config["modality"]), found["task"])
-            scores.setdefault(place, {})[row["step"]] = (row["train_seconds"], value)
+    for modality, task, its_probe, row, value in record.evaluations():
+        if its_probe != probe:
+            continue
+        step = int(row["step"])
+        if not isfinite(row.get("train_seconds", nan)):
+            raise UserError(
+                f"{path}: metrics.jsonl has no train_seconds at step {step}; "
+                "an older version trained it, train it again"
+            )
+        scores.setdefault((modality, task), {})[step] = (row["train_seconds"], value)
     if not scores:
         raise UserError(
             f"{path}: metrics.jsonl holds no evaluation; name labelled sets in eval.tasks, and see "
             "eval.every"
         )
-    leaves = dict(_leaves(config, "", f"{config['run_dir']}/"))
-    return Run(path, leaves, scores, _levels(path, scores, probe))
+    found = {place: levels(record, place[0], place[1], probe) for place in scores}
+    return Run(path, settings(record), scores, found)
 
 
-def _read(path: Path, name: str) -> str:
-    try:
-        return (path / name).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read {name} ({error.strerror}); give the folder of a run"
-        ) from error
+def settings(record: Record, ignored: Iterable[str] = _NOT_COMPARED) -> dict[str, Any]:
+    """Values by dotted key, but for the keys to be ignored, at whatever depth."""
+    run_dir = f"{record.config.get('run_dir', '')}/"
+    return dict(_leaves(record.config, "", run_dir, set(ignored)))
 
 
-def _rows(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:  # cut short by a crash, or being written
-            continue
-
-
-def _short(modality: str) -> str:
-    return modality.rpartition(".")[2]
-
-
-def _leaves(config: Mapping[str, Any], prefix: str, run_dir: str) -> Iterable[tuple[str, Any]]:
+def _leaves(
+    config: Mapping[str, Any], prefix: str, run_dir: str, ignored: set[str]
+) -> Iterable[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.", run_dir)
-        elif key not in _NOT_COMPARED:
+            yield from _leaves(value, f"{prefix}{key}.", run_dir, ignored)
+        elif key not in ignored:
             # a text run keeps its tokenizer in its folder
-            yield prefix + key, value.removeprefix(run_dir) if isinstance(value, str) else value
+            yield f"{prefix}{key}", value.removeprefix(run_dir) if isinstance(value, str) else value
 
 
-def _levels(path: Path, places: Iterable[Place], probe: str) -> dict[Place, dict[str, float]]:
-    if not (path / "eval.json").exists():
-        return {}
-    saved = json.loads(_read(path, "eval.json"))
-    result = {_short(modality): found for modality, found in saved.items()}
-    levels: dict[Place, dict[str, float]] = {}
-    for modality, task in places:
-        found = result.get(modality, {})
-        table = found.get("tasks", {}).get(task, {}).get(probe, {})
-        raw_input = found.get("raw_input")
-        names = {
-            "raw": f"raw input ({raw_input})" if raw_input else "raw input",
-            "untrained": "untrained encoder",
-        }
-        levels[modality, task] = {
-            name: table[source] for source, name in names.items() if table.get(source) is not None
-        }
-    return levels
+def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The values, one for each config, of the keys that are not the same in all of them."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [written(config.get(key, "unset")) for config in configs] for key in keys}
+    return {key: words for key, words in values.items() if len(set(words)) > 1}
+
+
+def written(value: Any) -> str:
+    """A setting as text."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def levels(record: Record, modality: str, task: str, probe: str) -> dict[str, float]:
+    """Accuracies of the baselines by their names, as the last evaluation has them."""
+    table = record.tasks(modality).get(task, {}).get(probe)
+    table = table if isinstance(table, Mapping) else {}
+    found = record.result.get(modality)
+    raw_input = found.get("raw_input") if isinstance(found, Mapping) else None
+    names = {
+        "raw": f"raw input ({raw_input})" if raw_input else "raw input",
+        "untrained": "untrained encoder",
+    }
+    return {name: table[source] for source, name in names.items() if table.get(source) is not None}

@@ -142,7 +142,7 @@ def test_repeats_are_one_curve(make_run: MakeRun, panels: list[Panel], tmp_path:
     table = compare(paths, tmp_path / "c.svg")
     full, visible = panels[0].curves
     assert (full.name, visible.name) == ("strategy=full (2 runs)", "strategy=visible")
-    assert (full.minutes, full.accuracy) == ([2, 3], [pytest.approx(0.2), pytest.approx(0.4)])
+    assert (full.at, full.values) == ([2, 3], [pytest.approx(0.2), pytest.approx(0.4)])
     assert (full.low, full.high) == ([0.1, 0.2], [0.3, 0.6])
     assert (visible.has_band, full.has_band) == (False, True)
     assert panels[0].levels == {"raw input": pytest.approx(0.5)}
@@ -154,7 +154,7 @@ def test_repeats_are_compared_as_far_as_all_have_come(
 ) -> None:
     paths = [make_run("a-0", [1, 2], [0.1, 0.2]), make_run("a-1", [3], [0.3], seed=1)]
     compare(paths, tmp_path / "c.svg")
-    assert (panels[0].curves[0].name, panels[0].curves[0].minutes) == ("a (2 runs)", [2])
+    assert (panels[0].curves[0].name, panels[0].curves[0].at) == ("a (2 runs)", [2])
     assert "not all runs have come to step 20; drawn to 10" in caplog.text
 
 

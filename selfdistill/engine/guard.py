@@ -12,17 +12,8 @@ from typing import Any
 
 from selfdistill.config import GuardConfig
 from selfdistill.errors import HealthError
-
-ADVICE = (
-    "Try a slower teacher (teacher.ema_decay closer to 1), a smaller optim.lr or longer "
-    "optim.warmup_steps, layer or instance norm in objective.layer_norms, or a smaller mask; "
-    "guard.* sets the limits."
-)
-
-
-SAME_WEIGHTS = 1e-6
-"""Relative distance below which teacher and student are the same; a moving average lags behind
-by far more as long as anything is learned."""
+from selfdistill.health.bands import lower_limits
+from selfdistill.health.figures import COLLAPSE, FIGURES
 
 
 class CollapseGuard:
@@ -38,8 +29,7 @@ class CollapseGuard:
 
         Args:
             step: finished optimiser steps.
-            values: ``target_std``, ``prediction_std``, ``target_rank`` and ``teacher_distance``
-                of the interval.
+            values: of the interval, at least those that ``lower_limits`` names.
 
         Raises:
             HealthError: ``guard.patience`` intervals in a row were out of their band.
@@ -51,37 +41,14 @@ class CollapseGuard:
         found = self._findings(values) if step > self.config.after_steps else []
         self.alarms = self.alarms + 1 if found else 0
         if self.alarms >= self.config.patience:
-            raise HealthError(f"collapsed at step {step}: {'; '.join(found)}. {ADVICE}")
+            raise HealthError(f"collapsed at step {step}: {'; '.join(found)}. {COLLAPSE}")
 
     def _findings(self, values: Mapping[str, float]) -> list[str]:
-        config, start = self.config, self.reference
-        limits = [
-            ("target_std", config.min_target_std, "guard.min_target_std"),
-            ("prediction_std", config.min_prediction_std, "guard.min_prediction_std"),
-            (
-                "target_std",
-                config.min_relative_std * start["target_std"],
-                f"guard.min_relative_std {config.min_relative_std} of the untrained teacher's "
-                f"{start['target_std']:.3f}",
-            ),
-            (
-                "target_rank",
-                config.min_relative_rank * start["target_rank"],
-                f"guard.min_relative_rank {config.min_relative_rank} of the untrained teacher's "
-                f"{start['target_rank']:.1f}",
-            ),
-            (
-                "prediction_std",
-                config.min_predicted_share * values["target_std"],
-                f"guard.min_predicted_share {config.min_predicted_share} of the targets' "
-                f"{values['target_std']:.3f}",
-            ),
-            ("teacher_distance", SAME_WEIGHTS, "the teacher is a copy of the student"),
-        ]
         return [
-            f"{NAMES[key]} fell to {values[key]:.3g}, below {limit:.3g} ({why})"
-            for key, limit, why in limits
-            if values[key] < limit
+            f"{_name(limit.key)} fell to {values[limit.key]:.3g}, below {limit.low:.3g} "
+            f"({limit.why})"
+            for limit in lower_limits(self.config, self.reference, values)
+            if values[limit.key] < limit.low
         ]
 
     def check_accuracy(self, step: int, accuracy: Mapping[str, float], margin: float) -> None:
@@ -99,7 +66,7 @@ class CollapseGuard:
         if step > self.config.after_steps and trained < untrained - margin:
             raise HealthError(
                 f"collapsed at step {step}: the linear probe reads {trained:.3f} from the trained "
-                f"encoder and {untrained:.3f} from the untrained one. {ADVICE}"
+                f"encoder and {untrained:.3f} from the untrained one. {COLLAPSE}"
             )
 
     def state(self) -> dict[str, Any]:
@@ -111,9 +78,6 @@ class CollapseGuard:
         self.alarms = int(state["alarms"])
 
 
-NAMES = {
-    "target_std": "the targets' deviation",
-    "prediction_std": "the predictions' deviation",
-    "target_rank": "the targets' effective rank",
-    "teacher_distance": "the teacher's relative distance from the student",
-}
+def _name(key: str) -> str:
+    title = FIGURES[key].title
+    return f"the {title[:1].lower()}{title[1:]}"

@@ -1,5 +1,6 @@
 """What is summed up between two lines of the log."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ OF_A_MODALITY = (
     "masked_share",
     "target_std",
     "prediction_std",
+    "sample_std",
     "target_rank",
     "prediction_rank",
     "target_slope",
@@ -112,8 +114,10 @@ class _Sums:
     def add(self, outputs: Sequence[StepOutput], loss: float) -> None:
         for output in outputs:
             fresh = (output.targets, output.predictions)
+            spread = output.sample_variance  # NaN where there was one sample only
+            known = torch.stack([spread.nan_to_num(), spread.isfinite().float()])
             rest = torch.stack([output.tokens, output.valid, output.error])
-            rest = torch.cat([rest, output.teacher_norms])
+            rest = torch.cat([rest, known, output.teacher_norms])
             if self._moments is None:
                 self._moments, self._rest = fresh, rest.double()
             else:
@@ -129,7 +133,7 @@ class _Sums:
         summed = torch.cat([self._rest, *parts])
         if accelerator.num_processes > 1:
             summed = accelerator.reduce(summed, reduction="sum")
-        masked, valid, error, *norms = summed[: len(self._rest)].tolist()
+        masked, valid, error, spread, batches, *norms = summed[: len(self._rest)].tolist()
         width = self._moments[0].total.shape[0]
         targets, predictions = (
             Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
@@ -141,6 +145,7 @@ class _Sums:
             "masked_share": masked / valid,
             "target_std": targets.std(),
             "prediction_std": predictions.std(),
+            "sample_std": math.sqrt(spread / batches) if batches else float("nan"),
             "target_rank": effective_rank(spectrum),
             "prediction_rank": effective_rank(predictions.spectrum()),
             "target_slope": spectral_slope(spectrum),

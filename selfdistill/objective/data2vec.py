@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selfdistill.config import RunConfig
 from selfdistill.modalities.backbone import build_backbones
 from selfdistill.objective.loss import class_loss, regression_loss
-from selfdistill.objective.moments import Moments
+from selfdistill.objective.moments import Moments, variance_over_samples
 from selfdistill.objective.predictor import build_predictor
 from selfdistill.objective.teacher import Teacher
 from selfdistill.types import Batch
@@ -25,6 +25,7 @@ class StepOutput(NamedTuple):
         targets, predictions: moments at the masked tokens.
         error: squared distance of predictions from targets, summed over the masked tokens, float32
             scalar.
+        sample_variance: of the targets, see ``variance_over_samples``.
         teacher_norms: float32 [L], lengths of the vectors behind the teacher's blocks up to the
             last target, summed over the same tokens as ``valid``.
     """
@@ -35,6 +36,7 @@ class StepOutput(NamedTuple):
     targets: Moments
     predictions: Moments
     error: Tensor
+    sample_variance: Tensor
     teacher_norms: Tensor
 
 
@@ -89,6 +91,7 @@ class Data2Vec(nn.Module):
             targets=Moments.of(targets, masks.weight),
             predictions=Moments.of(predictions, masks.weight),
             error=error,
+            sample_variance=variance_over_samples(every, local.padding),
             teacher_norms=torch.stack(norms) * num_masks,
         )
 

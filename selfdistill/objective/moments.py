@@ -89,3 +89,24 @@ def spectral_slope(spectrum: Tensor) -> float:
     x, y = rank.log(), values.log()
     x, y = x - (weight * x).sum(), y - (weight * y).sum()
     return float(-(weight * x * y).sum() / (weight * x * x).sum())
+
+
+@torch.no_grad()
+def variance_over_samples(x: Tensor, padding: Tensor | None) -> Tensor:
+    """How much the samples of a batch differ at one place, on average over places and channels.
+
+    Targets may vary from place to place and still say nothing of the sample.
+
+    Args:
+        x: float32 [B, T, D].
+        padding: bool [B, T], True for tokens that do not count; None: all count.
+
+    Returns:
+        Unbiased variance, float32 scalar; NaN where no place has two samples.
+    """
+    valid = torch.ones_like(x[..., :1]) if padding is None else (~padding)[..., None].to(x.dtype)
+    count = valid.sum(0)  # [T, 1]
+    mean = (x * valid).sum(0) / count.clamp(min=1)
+    variance = ((x - mean).square() * valid).sum(0) / (count - 1).clamp(min=1)  # [T, D]
+    several = (count > 1).to(x.dtype)
+    return (variance.mean(-1, keepdim=True) * several).sum() / several.sum()

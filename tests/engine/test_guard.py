@@ -12,7 +12,13 @@ from selfdistill.engine.guard import CollapseGuard
 from selfdistill.errors import HealthError
 from selfdistill.modalities.base import load_modality
 
-HEALTHY = {"target_std": 0.8, "prediction_std": 0.5, "target_rank": 40.0, "teacher_distance": 0.01}
+HEALTHY = {
+    "target_std": 0.8,
+    "prediction_std": 0.5,
+    "sample_std": 0.6,
+    "target_rank": 40.0,
+    "teacher_distance": 0.01,
+}
 CONFIG = GuardConfig(
     after_steps=100,
     min_target_std=0.1,
@@ -36,8 +42,9 @@ def guard() -> CollapseGuard:
         ({"target_std": 0.09, "prediction_std": 0.05}, "min_target_std"),
         ({"target_std": 0.2, "prediction_std": 0.1}, "min_relative_std 0.3 of the untrained"),
         ({"prediction_std": 0.009}, "min_prediction_std"),
+        ({"sample_std": 0.009}, "deviation between samples fell to 0.009, below 0.01"),
         ({"prediction_std": 0.15}, "min_predicted_share 0.2 of the targets' 0.800"),
-        ({"target_rank": 19.0}, "effective rank fell to 19, below 20"),
+        ({"target_rank": 19.0}, "effective rank of the targets fell to 19, below 20"),
         ({"teacher_distance": 0.0}, "the teacher is a copy of the student"),
     ],
 )
@@ -55,6 +62,7 @@ def test_what_is_within_its_band_never_stops() -> None:
     band = {
         "target_std": 0.25,
         "prediction_std": 0.06,
+        "sample_std": 0.02,
         "target_rank": 21.0,
         "teacher_distance": 1e-4,
     }
@@ -113,7 +121,9 @@ def watch(name: str, rows: list[list[float]]) -> None:
     watching = CollapseGuard(load_config(path, [], load_modality).guard)
     for row in rows:
         values = dict(zip(TRAJECTORIES["columns"], row, strict=True))
-        watching.check(int(values.pop("step")), values | {"teacher_distance": 1.0})
+        watching.check(
+            int(values.pop("step")), values | {"sample_std": 1.0, "teacher_distance": 1.0}
+        )
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES["healthy"])

@@ -26,7 +26,7 @@ def vectors(seed: int) -> Pair:
     return targets, 0.6 * targets + 0.2 * torch.randn(4, 9, D, generator=generator)
 
 
-def output(pair: Pair, valid: float) -> StepOutput:
+def output(pair: Pair, valid: float, spread: float = 0.25) -> StepOutput:
     targets, predictions = pair
     ones = torch.ones(4, 9)
     return StepOutput(
@@ -36,6 +36,7 @@ def output(pair: Pair, valid: float) -> StepOutput:
         targets=Moments.of(targets, ones),
         predictions=Moments.of(predictions, ones),
         error=(targets - predictions).square().sum(),
+        sample_variance=torch.tensor(spread),
         teacher_norms=torch.tensor([1.0, 2.0, 3.0]) * valid,
     )
 
@@ -64,6 +65,7 @@ def test_figures_of_a_modality(accelerator: Accelerator) -> None:
     mean = predictions.mean(0).square().sum() / predictions.square().sum(-1).mean()
     assert found["prediction_cosine"] == pytest.approx(float(mean), rel=1e-5)
     assert found["prediction_rank"] < D
+    assert found["sample_std"] == 0.5
     for block in range(1, BLOCKS + 1):
         assert found[f"teacher_norm_{block:02d}"] == pytest.approx(block)
 
@@ -76,6 +78,13 @@ def test_predicting_the_mean_explains_nothing(accelerator: Accelerator) -> None:
     _, own = interval.take(accelerator)
     assert own["image"]["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert own["image"]["prediction_cosine"] == pytest.approx(1)
+
+
+def test_micro_batches_of_one_sample_do_not_count(accelerator: Accelerator) -> None:
+    interval = Interval(["image"])
+    parts = [{"image": output(vectors(0), 72.0, spread)} for spread in (0.04, math.nan)]
+    interval.add(parts, {"image": 0.5}, 0.5, 1.0)
+    assert interval.take(accelerator)[1]["image"]["sample_std"] == pytest.approx(0.2)
 
 
 def test_without_a_step_nothing_is_known(accelerator: Accelerator) -> None:

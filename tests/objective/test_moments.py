@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from selfdistill.objective.moments import Moments, effective_rank, spectral_slope
+from selfdistill.objective.moments import (
+    Moments,
+    effective_rank,
+    spectral_slope,
+    variance_over_samples,
+)
 
 D = 6
 
@@ -105,3 +110,15 @@ def test_cosine() -> None:
     assert Moments.of(x, torch.ones(4, 50)).cosine() == pytest.approx(wanted, rel=1e-5)
     same = torch.ones(4, 50, D)
     assert Moments.of(same, torch.ones(4, 50)).cosine() == pytest.approx(1)
+
+
+def test_variance_over_samples() -> None:
+    x = vectors(0)
+    padding = torch.arange(50) >= torch.tensor([50, 31, 7, 1])[:, None]
+    assert float(variance_over_samples(x, None)) == pytest.approx(float(x.var(0).mean()))
+    places = [x[: int((~padding[:, t]).sum()), t].var(0).mean() for t in range(31)]
+    found = variance_over_samples(x.masked_fill(padding[..., None], 1e3), padding)
+    assert float(found) == pytest.approx(float(torch.stack(places).mean()), rel=1e-5)
+    # what depends on the place only
+    assert float(variance_over_samples(x[:1].expand(4, -1, -1), None)) == pytest.approx(0, abs=1e-9)
+    assert math.isnan(variance_over_samples(x[:1], None))

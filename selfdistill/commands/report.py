@@ -1,0 +1,29 @@
+"""``selfdistill report``."""
+
+import argparse
+from pathlib import Path
+
+from selfdistill.commands.shared import Commands
+
+
+def add(commands: Commands) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write one page about a run, or about several beside each other",
+        description="Write one HTML page from the folder of a run, without network: whether it is "
+        "healthy and why, what its probes read against the baselines, curves with their healthy "
+        "bands and what to try outside them, hardware, and settings. Several runs are compared.",
+    )
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
+    report.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from selfdistill.reports.report import report
+
+    verdicts = report(options.runs, options.out)
+    for name, verdict in verdicts.items():
+        reasons = "; ".join(finding.text for finding in verdict.findings)
+        print(f"{name}: {verdict.words.lower()}" + (f": {reasons}" if reasons else ""))
+    print(f"written to {options.out}")

@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from selfdistill.config import RunConfig
+from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, all_bad, why_bad
 from selfdistill.data.loader import Source, training_batches
 from selfdistill.data.order import SampleOrder
@@ -61,8 +62,9 @@ def bench_data(config: RunConfig, seconds: float = 5.0) -> dict[str, Any]:
         reason. Reading, which waits for the disk, is measured by the clock, all else as CPU time,
         which other programs on the machine hardly change. Below ``loader``, by the clock:
         ``workers``, ``samples_per_second`` of all modalities, ``padded_share`` of the inputs by
-        modality. Below ``step``, in its full size: ``samples`` by modality, ``one_core_seconds``,
-        ``loader_seconds``. ``cores``: those that this process may use.
+        modality, ``retries`` of broken connections since the data were opened. Below ``step``, in
+        its full size: ``samples`` by modality, ``one_core_seconds``, ``loader_seconds``. ``cores``:
+        those that this process may use.
 
     Raises:
         SelfdistillError: the data cannot be used.
@@ -222,14 +224,16 @@ def _loader(sources: Mapping[str, Source], config: RunConfig, seconds: float) ->
         workers=workers,
     )
     at_once = max(workers, 1)
-    for _ in islice(batches, at_once):  # workers start, and hold their first batches ready
-        pass
-    samples = 0
+    samples = retries = 0
     values, padding = Counter[str](), Counter[str]()
+    # workers start, and hold their first batches ready
+    for (micro_batch,) in islice(batches, at_once):
+        retries += sum(loaded.retries for loaded in micro_batch.values())
     began = time.perf_counter()
     for count, (micro_batch,) in enumerate(batches, start=1):
         for name, loaded in micro_batch.items():
             batch = loaded.batch
+            retries += loaded.retries
             samples += len(batch.inputs)
             if batch.lengths is not None:
                 size = batch.inputs.numel()
@@ -242,5 +246,6 @@ def _loader(sources: Mapping[str, Source], config: RunConfig, seconds: float) ->
     return {
         "workers": workers,
         "samples_per_second": samples / spent,
+        "retries": retries + take_retries(),
         "padded_share": {name: padding[name] / max(values[name], 1) for name in sources},
     }

@@ -19,6 +19,8 @@ def table(result: Mapping[str, Any]) -> str:
         shares = (f"{share:.1%} of {name}" for name, share in padded.items())
         line += f"; padding: {', '.join(shares)}"
     lines.append(line)
+    if loader["retries"]:
+        lines.append(f"broken connections tried again: {loader['retries']:,}")
     sizes = ", ".join(f"{n:,} {name} samples" for name, n in step["samples"].items())
     lines.append(
         f"a step of {sizes}: {_time(step['one_core_seconds'])} of one core, "

@@ -18,7 +18,9 @@ from selfdistill.config import (
     TeacherConfig,
 )
 from selfdistill.config_limits import check
+from selfdistill.config_yaml import read_sections
 from selfdistill.errors import UserError
+from selfdistill.redaction import all_redacted
 
 
 class Sections(Protocol):
@@ -51,16 +53,7 @@ def load_config(
         UserError: no such file, an unknown key (with the nearest valid one), a wrong type, or
             values that contradict each other.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"config: {path} is not plain YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"config: {path} holds no sections")
+    content = read_sections(path)
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
@@ -114,6 +107,7 @@ SHARED = (
     "data.cache_gb",
     "data.timeout",
     "data.allow_pipe",
+    "data.skip_bad_shards",
     "data.max_bad_share",
     "eval.every",
 )
@@ -265,13 +259,15 @@ def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
-    """The config as nested plain values that ``build_config`` reads."""
-    given: dict[str, Any] = _lists(asdict(replace(config, modalities={})))
+    """The config as nested plain values that ``build_config`` reads, to be kept: without the
+    secrets that names may hold (see ``redaction``)."""
+    given: dict[str, Any] = all_redacted(_lists(asdict(replace(config, modalities={}))))
     if not config.modalities:
         return given
     for key in ("modality", "strategy", "encoder", "mask", "input"):
         del given[key]
-    given["modalities"] = {name: _own_sections(part) for name, part in config.modalities.items()}
+    parts = {name: _own_sections(part) for name, part in config.modalities.items()}
+    given["modalities"] = all_redacted(parts)
     return given
 
 
@@ -288,7 +284,7 @@ def _own_sections(part: RunConfig) -> dict[str, Any]:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The config as YAML that ``load_config`` reads back."""
+    """The config as YAML that ``load_config`` reads back; see ``plain_config``."""
     return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
 
 

@@ -10,7 +10,7 @@ from selfdistill.config import DataConfig, RunConfig
 from selfdistill.config_file import build_config, load_config
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.locations import Location, resolve
-from selfdistill.data.shards import ShardSet, open_shards
+from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError, errors_of
 from selfdistill.inspect_facts import look
@@ -19,6 +19,7 @@ from selfdistill.inspect_page import page, words
 from selfdistill.inspect_sheet import Part, sheet
 from selfdistill.modalities.base import Modality, load_modality, modality_names
 from selfdistill.modalities.picture import SamplePicture
+from selfdistill.redaction import all_redacted
 from selfdistill.run_data import batch_sizes
 
 SUFFIXES = (".png", ".svg", ".html")
@@ -66,7 +67,7 @@ def inspect_data(
         subjects = [_of_shards(names, modality)]
     parts = [(subject, look(subject, samples, seed)) for subject in subjects]
     if out is not None:
-        _write(out, " ".join(names), parts)
+        _write(out, " ".join(all_redacted([*names])), parts)
     if tensorboard is not None:
         _write_board(tensorboard, parts)
     return words(parts)
@@ -83,8 +84,7 @@ def _of_config(config: RunConfig, only: str) -> list[Subject]:
             with errors_of(name, parts):
                 modality = load_modality(part.modality)
                 picture = _picture(modality, part)
-                access = Access.of(part.data)
-                shards = open_shards(part.data.train, picture.extensions, access)
+                shards = training_shards(part.data, picture.extensions)
             size = sizes[name] // config.train.accumulate
             subjects.append(Subject(name, modality, picture, shards, part, size))
     return subjects

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selfdistill.config import RunConfig
+from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.steps import ByCount, ByLength, StepPlan
 from selfdistill.data.tally import Tally, read_labels, tally
@@ -188,8 +189,14 @@ def _faults(subject: Subject, looked: Looked) -> list[Row]:
             f"{len(looked.bad)} of {looked.count:,} samples looked at: {reasons} (such as {first})"
         )
     rows = [("bad samples", words)]
+    if shards.left_out:
+        more = f"; and {len(shards.left_out) - 5} more" if len(shards.left_out) > 5 else ""
+        names = "; ".join(f"{name} {why}" for name, why in shards.left_out[:5])
+        rows.append(("bad shards", f"{len(shards.left_out):,} left out: {names}{more}"))
     if shards.skipped:
         rows.append(("left out", f"{shards.skipped:,} samples without such a member"))
+    if retries := take_retries():
+        rows.append(("connections", f"broken and tried again: {retries:,}"))
     faults = "; ".join(f"{name}: {fault}" for name, fault in shards.faults[:5])
     more = f"; and {len(shards.faults) - 5} more" if len(shards.faults) > 5 else ""
     return [*rows, ("faults", faults + more or "none in the shards")]

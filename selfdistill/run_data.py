@@ -11,8 +11,9 @@ import numpy as np
 from selfdistill.config import RunConfig
 from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.loader import Source
-from selfdistill.data.locations import resolve
-from selfdistill.data.shards import open_shards
+from selfdistill.data.locations import Location, resolve
+from selfdistill.data.shard import UnusableShard
+from selfdistill.data.shards import training_shards
 from selfdistill.data.shares import split_batch
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError, errors_of
@@ -42,7 +43,7 @@ def open_source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> S
     modality = load_modality(config.modality)
     pipeline = modality.build_pipeline(config)
     with errors_of(name, parts):
-        shards = open_shards(config.data.train, pipeline.extensions, Access.of(config.data))
+        shards = training_shards(config.data, pipeline.extensions)
         if not config.data.batch_length:
             return Source(shards, pipeline, batch_size)
         if modality.length is None:
@@ -58,7 +59,7 @@ def open_source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> S
 def prepared_aside(config: RunConfig) -> Iterator[dict[str, RunConfig]]:
     """The parts of a run as its modalities prepare them; its folder is read, but not written to.
 
-    What training would make of all its data is made of the first shard. It is gone with the
+    What training would make of all its data is made of the first good shard. It is gone with the
     context, pipelines that were built in it are not.
     """
     parts = config.parts()
@@ -76,7 +77,17 @@ def _prepared(modality: Modality, config: RunConfig, folder: Path) -> RunConfig:
     with suppress(UserError):  # the run has not begun
         for name, content in modality.companions(Path(config.run_dir)).items():
             write_atomically(folder / name, content)
-    first = resolve(config.data.train, access=Access.of(config.data))[0]
-    shard = first.url if isinstance(first, Remote) else str(first)
+    locations = resolve(config.data.train, access=Access.of(config.data))
+    *others, last = locations if config.data.skip_bad_shards else locations[:1]
+    for location in others:
+        with suppress(UnusableShard):
+            return _prepared_on(location, modality, config, folder)
+    return _prepared_on(last, modality, config, folder)
+
+
+def _prepared_on(
+    location: Location, modality: Modality, config: RunConfig, folder: Path
+) -> RunConfig:
+    shard = location.url if isinstance(location, Remote) else str(location)
     one = replace(config, run_dir=str(folder), data=replace(config.data, train=[shard]))
     return replace(modality.prepare(one), run_dir=config.run_dir, data=config.data)

@@ -53,7 +53,7 @@ class SmallRuns:
         folder = self.folder / "shards" / modality
         if not folder.exists():
             write_shards(folder, modality)
-        return [str(path) for path in sorted(folder.iterdir())]
+        return [str(path) for path in sorted(folder.glob("*.tar"))]
 
     def config(self, modality: str, *words: str, run_dir: Path = Path("unused")) -> RunConfig:
         return load_config(self.config_file(modality, run_dir), [*WORDS, *words], load_modality)

@@ -111,6 +111,17 @@ def test_bad_samples_are_counted_and_left_out(tmp_path: Path, rng: np.random.Gen
         measured(config_of(tmp_path, "image", {"png": b"no image"}))
 
 
+def test_bad_shards_may_be_left_out(runs: SmallRuns, tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"")
+    words = [f"data.train=[{tmp_path / 'bad.tar'},{','.join(runs.shards('text'))}]"]
+    path = runs.config_file("text", tmp_path / "run")
+    with pytest.raises(UserError, match=r"bad.tar' is not a tar file"):
+        measured(path, *words)
+    # the tokenizer is made of the first good one
+    found = measured(path, *words, "data.skip_bad_shards=true")["modalities"]["text"]
+    assert (found["samples"], found["shards"]) == (48, 2)
+
+
 def test_large_batches_are_cut_and_told_in_full(
     runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,18 +1,24 @@
 """What the loader hands over, and the count of the samples that could not be used."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import floor, log10
 from typing import Any
 
 from torch import Tensor
 
+from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.errors import BadSample, DataBudgetError, errors_of
 from selfdistill.types import Batch, Masks
 
 MIN_SEEN = 100
 """Samples after which the share of bad ones means something."""
 LOGGED_PER_REASON = 5
+BINS = 4
+LENGTH = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?) ([a-z]+), ")
+"""How the detail of a sample that is too short or too long starts: "0.2 seconds, at least ..."."""
 
 Bad = tuple[str, str, str]
 """Key, reason, detail."""
@@ -26,11 +32,14 @@ class Loaded:
         batch: as the pipeline collates it.
         bad: the samples that were replaced: key, reason, detail.
         seen: samples tried.
+        retries: broken connections that the process which made this has tried again since it made
+            the one before.
     """
 
     batch: Batch
     bad: list[Bad]
     seen: int
+    retries: int = 0
 
     def pin_memory(self) -> "Loaded":
         """Called by the DataLoader where there is a GPU."""
@@ -53,7 +62,29 @@ def all_bad(bad: Sequence[Bad]) -> DataBudgetError:
     counts = Counter(reason for _, reason, _ in bad)
     reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
     examples = "; ".join(f"{key}: {reason} {detail}".strip() for key, reason, detail in bad[:5])
-    return DataBudgetError(f"every sample tried was bad: {reasons} (such as {examples})")
+    told = "; ".join((f"every sample tried was bad: {reasons} (such as {examples})", *_spread(bad)))
+    return DataBudgetError(told)
+
+
+def _spread(bad: Sequence[Bad]) -> Iterator[str]:
+    """How the lengths of samples that are too short or too long are spread, by unit, if several
+    are told."""
+    lengths: dict[str, list[float]] = {}
+    for _, _, detail in bad:
+        if found := LENGTH.match(detail):
+            lengths.setdefault(found[2], []).append(float(found[1]))
+    for unit, values in lengths.items():
+        if len(values) > 1:
+            step = _round_step(max(values) / BINS)
+            counts = sorted(Counter(int(value / step + 1e-9) for value in values).items())
+            bins = (f"{n * step:g} to {(n + 1) * step:g}: {count}" for n, count in counts)
+            yield f"{unit}: {', '.join(bins)}"
+
+
+def _round_step(rough: float) -> float:
+    """The next larger of 1, 2 and 5 times a power of 10; 1 for 0."""
+    power = 10.0 ** floor(log10(rough)) if rough else 1.0
+    return power * next(n for n in (1, 2, 5, 10) if n * power >= rough)
 
 
 def why_bad(key: str, error: Exception) -> Bad:
@@ -71,12 +102,14 @@ class SkipLedger:
     Attributes:
         counts: bad samples by reason.
         seen: samples tried.
+        retries: broken connections that were tried again, in this process and in its workers.
     """
 
     def __init__(self, max_share: float) -> None:
         self.max_share = max_share
         self.counts: dict[str, int] = {}
         self.seen = 0
+        self.retries = 0
         self._examples: list[str] = []
 
     def add(self, loaded: Loaded) -> list[Bad]:
@@ -87,6 +120,7 @@ class SkipLedger:
         """
         to_log = []
         self.seen += loaded.seen
+        self.retries += loaded.retries + take_retries()
         for key, reason, detail in loaded.bad:
             self.counts[reason] = self.counts.get(reason, 0) + 1
             self._examples = [*self._examples, key][:3]
@@ -105,12 +139,18 @@ class SkipLedger:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; plain JSON values."""
-        return {"counts": dict(self.counts), "seen": self.seen, "examples": list(self._examples)}
+        return {
+            "counts": dict(self.counts),
+            "seen": self.seen,
+            "examples": list(self._examples),
+            "retries": self.retries,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.counts = dict(state["counts"])
         self.seen = int(state["seen"])
         self._examples = list(state["examples"])
+        self.retries = int(state.get("retries", 0))
 
 
 class SkipLedgers:
@@ -142,6 +182,10 @@ class SkipLedgers:
     def total(self) -> int:
         """Bad samples so far."""
         return sum(sum(ledger.counts.values()) for ledger in self._ledgers.values())
+
+    def retries(self) -> int:
+        """Broken connections that were tried again so far."""
+        return sum(ledger.retries for ledger in self._ledgers.values())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; plain JSON values."""

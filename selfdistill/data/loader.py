@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, Loaded, MicroBatch, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
 from selfdistill.data.steps import ByCount, ByLength, StepPlan, data_step
+from selfdistill.data.transit import Sent
 from selfdistill.errors import SelfdistillError, errors_of
 from selfdistill.masking import row_keys
 
@@ -89,7 +91,7 @@ class _Stream:
         batch = self.source.pipeline.collate(examples, row_keys(self.seed, positions), keys)
         if self.ahead is not None:
             self.source.shards.prefetch(self.ahead.in_next_shard(int(positions.max())))
-        return Loaded(batch, bad, len(found) + len(bad))
+        return Loaded(batch, bad, len(found) + len(bad), take_retries())
 
     def _example(self, position: int, sample: int, bad: list[Bad]) -> tuple[str, np.ndarray]:
         pipeline, before = self.source.pipeline, len(bad)
@@ -125,7 +127,7 @@ class _Plan:
         return loaded
 
 
-class _Steps(IterableDataset[list[MicroBatch] | SelfdistillError]):
+class _Steps(IterableDataset[list[MicroBatch] | Sent | SelfdistillError]):
     """Steps ``start``..``stop - 1`` of training, every W-th for each of W workers.
 
     An error that ends the run travels as a value, because the DataLoader would bury its one line
@@ -135,12 +137,13 @@ class _Steps(IterableDataset[list[MicroBatch] | SelfdistillError]):
     def __init__(self, plan: _Plan, start: int, stop: int, passed_over: Sequence[int]) -> None:
         self.plan, self.start, self.stop, self.passed_over = plan, start, stop, passed_over
 
-    def __iter__(self) -> Iterator[list[MicroBatch] | SelfdistillError]:
+    def __iter__(self) -> Iterator[list[MicroBatch] | Sent | SelfdistillError]:
         worker = torch.utils.data.get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self.start + first, self.stop, stride):
             try:
-                yield self.plan.step(data_step(step, self.passed_over))
+                made = self.plan.step(data_step(step, self.passed_over))
+                yield made if worker is None else Sent(made)
             except SelfdistillError as error:
                 yield error
                 return

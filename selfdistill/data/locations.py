@@ -10,16 +10,18 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from selfdistill.config import DataConfig
-from selfdistill.data.elsewhere.address import PIPE, WEB, Access, Remote, without_secrets
+from selfdistill.data.elsewhere.address import WEB, Access, Remote
 from selfdistill.data.elsewhere.remote import persistently
 from selfdistill.data.elsewhere.stores import SCHEMES, matches, members, missing_package
 from selfdistill.data.sidecar import SUFFIX
 from selfdistill.errors import UserError
+from selfdistill.redaction import PIPE, is_redacted, redacted, without_secrets
 
 Location = Path | Remote
 """Where a shard is."""
 
 SAMPLE_SCHEME = "sample://"
+SAMPLES = Path(str(importlib.resources.files("selfdistill"))) / "samples"
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -55,6 +57,11 @@ def _named(pattern: str, key: str, access: Access) -> list[Location]:
         return [_sample(pattern, key)]
     if os.path.exists(pattern):
         return [*_shards_at(pattern, key)]
+    if is_redacted(pattern):
+        raise UserError(
+            f"{key}: '{pattern}' lacks what may be a secret, which no run keeps; give all of it, "
+            f"as {key}=[...]"
+        )
     try:
         if not (scheme := _SCHEME.match(pattern)):
             names = list(braceexpand(os.path.expanduser(pattern)))
@@ -87,10 +94,9 @@ def _shards_at(name: str, key: str) -> list[Path]:
 
 
 def _sample(pattern: str, key: str) -> Path:
-    root = Path(str(importlib.resources.files("selfdistill"))) / "samples"
     known = {
-        path.relative_to(root).as_posix(): path
-        for path in sorted(root.rglob("*"))
+        path.relative_to(SAMPLES).as_posix(): path
+        for path in sorted(SAMPLES.rglob("*"))
         if path.name.endswith(SUFFIXES)
     }
     name = pattern.removeprefix(SAMPLE_SCHEME)
@@ -122,8 +128,13 @@ def _check(pattern: str, scheme: str, key: str, access: Access) -> None:
             f"{key}: '{shown}' holds {found[0]!r}, which a shell would take for more than a name; "
             "write it as %XX, or set data.allow_pipe=true if it is meant"
         )
+    if scheme in SCHEMES and redacted(pattern) != pattern:
+        raise UserError(
+            f"{key}: '{shown}' holds credentials, which are not read from the URLs of stores; set "
+            "them in the environment"
+        )
     if scheme in SCHEMES and (missing := missing_package(pattern)):
-        raise UserError(f"{key}: '{shown}' needs a package that is not there: {missing}")
+        raise UserError(f"{key}: '{shown}' needs {missing}")
 
 
 def _elsewhere(remote: Remote, key: str, access: Access) -> list[Location]:

@@ -3,34 +3,38 @@
 import logging
 import tarfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from selfdistill.config import DataConfig
 from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.elsewhere.fetch import Fetcher, RemoteShard
+from selfdistill.data.lengths import complete
 from selfdistill.data.locations import Location, resolve
-from selfdistill.data.shard import LocalShard, Shard
-from selfdistill.data.sidecar import BadSidecar, Sidecar
+from selfdistill.data.shard import (
+    LocalShard,
+    Shard,
+    Unusable,
+    UnusableShard,
+    check_use,
+    learn_all,
+)
 from selfdistill.data.sources import Source, changed
 from selfdistill.data.tarindex import LABEL, TarIndex
-from selfdistill.errors import BadSample, UserError
+from selfdistill.errors import UserError
 
+TRAIN = "data.train"
 CACHE_BYTES = 2 << 30
 """Decompressed shards that one process keeps; the one being read is always kept."""
 MAX_OPEN = 128
 MAX_BORROWED = 2
 """Of the open ones, copies in the cache: what is open takes space even when it has been dropped."""
-PROGRESS_FROM = 8
-"""Shards from which on indexing shows a progress bar."""
-THREADS = 16
-"""Indexes that are looked for at the same time."""
+NAMED = 20
+"""Shards left out that a warning names."""
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +53,19 @@ class ShardSet:
             any of them are left out.
         key: the config's name of ``locations``, for the error messages.
         access: how shards elsewhere are reached and kept; None: the defaults.
+        skip_bad: leave out shards that are no tar or have no sample, as if they were not named.
 
     Attributes:
         names: file name of each shard.
         sizes: samples of each shard.
         faults: (shard, what is wrong with it), such as a truncated end.
         skipped: samples left out.
+        indexes: what is in each shard.
+        left_out: (shard, why), of those that ``skip_bad`` left out.
 
     Raises:
-        UserError: a shard cannot be read, is no tar, or has no sample.
+        UnusableShard: a shard is no tar, or has no sample; with ``skip_bad``: all of them.
+        UserError: a shard cannot be read.
         SelfdistillError: a shard elsewhere could not be reached.
     """
 
@@ -65,78 +73,75 @@ class ShardSet:
         self,
         locations: Sequence[Location],
         extensions: Sequence[str],
-        key: str = "data.train",
+        key: str = TRAIN,
         access: Access | None = None,
+        skip_bad: bool = False,
     ) -> None:
         if not locations:
             raise UserError(f"{key}: is empty; give the paths of tar shards")
         self.extensions = tuple(e for e in dict.fromkeys(extensions) if e != LABEL)
         self.key = key
-        self._shards = _shards(locations, key, access or Access.of(DataConfig()))
-        self.names = [shard.name for shard in self._shards]
+        self._access = access or Access.of(DataConfig())
+        shards = _shards(locations, key, self._access)
         self._sources: OrderedDict[int, Source] = OrderedDict()
         self._ahead = -1
-        self._indexes: list[TarIndex] = []
-        self._lengths: list[np.ndarray | None] = []
-        for number, sidecar in enumerate(self._sidecars()):
-            index = self._walk(number) if sidecar is None else sidecar.index
-            self._indexes.append(self._checked(number, index))
-            self._lengths.append(None if sidecar is None else sidecar.lengths)
-        self.sizes = [len(index) for index in self._indexes]
+        self._shards: list[Shard] = []
+        self.indexes: list[TarIndex] = []
+        self._lengths: list[np.ndarray] = []
+        self.left_out: list[tuple[str, str]] = []
+        unfit: list[str] = []
+        for shard, sidecar in zip(shards, learn_all(shards, self.extensions, unfit), strict=True):
+            self._shards.append(shard)
+            try:
+                index = self._walk() if sidecar is None else sidecar.index
+                check_use(index, self.extensions)
+            except Unusable as error:
+                self.left_out.append((shard.shown, str(error)))
+                if not skip_bad or len(self.left_out) == len(shards):
+                    raise self._unusable() from error
+                self._sources.pop(len(self._shards) - 1, None)
+                self._shards.pop()
+                continue
+            lengths = None if sidecar is None else sidecar.lengths
+            unknown = np.full(len(index), np.nan, np.float32)
+            self.indexes.append(index)
+            self._lengths.append(unknown if lengths is None else lengths)
+        self._warn("indexes beside the shards cannot be used; the headers are read instead", unfit)
+        self.names = [shard.name for shard in self._shards]
+        self.sizes = [len(index) for index in self.indexes]
         self._starts = np.array([0, *accumulate(self.sizes)])
-        self.skipped = sum(index.skipped for index in self._indexes)
+        self.skipped = sum(index.skipped for index in self.indexes)
         self.faults = [
             (name, fault)
-            for name, index in zip(self.names, self._indexes, strict=True)
+            for name, index in zip(self.names, self.indexes, strict=True)
             for fault in index.faults
         ]
         self._warn("faults in the shards", [f"{name}: {fault}" for name, fault in self.faults])
+        left_out = [f"'{name}' {why}" for name, why in self.left_out]
+        self._warn(f"of {len(shards)} shards cannot be used and are left out", left_out, NAMED)
 
-    def _warn(self, what: str, found: Sequence[str]) -> None:
+    def _warn(self, what: str, found: Sequence[str], most: int = 5) -> None:
         if found:
-            log.warning("%s: %d %s: %s", self.key, len(found), what, "; ".join(found[:5]))
+            more = f"; and {len(found) - most} more" if len(found) > most else ""
+            said = "; ".join(found[:most]) + more
+            log.warning("%s: %d %s: %s", self.key, len(found), what, said)
 
-    def _sidecars(self) -> Iterator[Sidecar | None]:
-        """What is known of each shard without reading it."""
-        unfit: list[str] = []
-
-        def learn(shard: Shard) -> Sidecar | None:
-            try:
-                return shard.learn(self.extensions)
-            except BadSidecar as error:
-                unfit.append(f"{shard.name}: {error}")
-                return None
-
-        few = len(self._shards) < PROGRESS_FROM and all(s.is_here for s in self._shards)
-        hidden = True if few else None  # None: only on a terminal
-        pool = ThreadPoolExecutor(THREADS)
+    def _walk(self) -> TarIndex:
+        """Read all headers of the last shard."""
+        shard = self._shards[-1]
         try:
-            found = pool.map(learn, self._shards)
-            yield from tqdm(found, "indexing shards", len(self._shards), disable=hidden)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        self._warn("indexes beside the shards cannot be used; the headers are read instead", unfit)
-
-    def _walk(self, number: int) -> TarIndex:
-        shard = self._shards[number]
-        try:
-            contents = shard.walk(self._source(number))
+            contents = shard.walk(self._source(len(self._shards) - 1))
         except tarfile.TarError as error:
-            raise UserError(
-                f"{self.key}: shard '{shard.shown}' is not a tar file ({error}); make it again, or "
-                "take it out of the list"
-            ) from error
+            raise Unusable(f"is not a tar file ({error})") from error
         return contents.select(self.extensions)[0]
 
-    def _checked(self, number: int, index: TarIndex) -> TarIndex:
-        if not len(index):
-            why = "; ".join(index.faults) or f"found: {', '.join(index.others) or 'no file'}"
-            raise UserError(
-                f"{self.key}: shard '{self._shards[number].shown}' has no sample with a member "
-                f"{', '.join('.' + e for e in self.extensions)} ({why}); make it again, or take it "
-                "out of the list"
-            )
-        return index
+    def _unusable(self) -> UnusableShard:
+        """The error of the first shard that cannot be used."""
+        shown, why = self.left_out[0]
+        ways = "make it again, or take it out of the list"
+        if self.key == TRAIN:
+            ways = "make it again, take it out of the list, or set data.skip_bad_shards=true"
+        return UnusableShard(f"{self.key}: shard '{shown}' {why}; {ways}")
 
     def _source(self, number: int) -> Source:
         if self._sources and next(reversed(self._sources)) == number:
@@ -166,7 +171,7 @@ class ShardSet:
     @property
     def keys(self) -> list[str]:
         """The keys of all samples, in order."""
-        return [index.name(i) for index in self._indexes for i in range(len(index))]
+        return [index.name(i) for index in self.indexes for i in range(len(index))]
 
     def read(self, i: int) -> tuple[str, dict[str, bytes]]:
         """Key and members {extension: bytes} of sample ``i``.
@@ -175,8 +180,17 @@ class ShardSet:
             SelfdistillError: the shard is gone, is another one than it was, or cannot be reached.
         """
         number, place = self._place(i)
-        index = self._indexes[number]
-        places = index.places(place)
+        index = self.indexes[number]
+        return index.name(place), self._members(number, index.places(place))
+
+    def read_label(self, i: int) -> bytes | None:
+        """The ``cls`` member of sample ``i``; None: it has none. Raises as ``read`` does."""
+        number, place = self._place(i)
+        label = len(self.extensions)
+        places = [found for found in self.indexes[number].places(place) if found[0] == label]
+        return self._members(number, places).get(LABEL) if places else None
+
+    def _members(self, number: int, places: Sequence[tuple[int, int, int]]) -> dict[str, bytes]:
         found = self._source(number).read_all([(offset, size) for _, offset, size in places])
         extensions = (*self.extensions, LABEL)
         members: dict[str, bytes] = {}
@@ -184,7 +198,7 @@ class ShardSet:
             if len(data) < size:
                 raise changed(self.key, self._shards[number].shown)
             members[extensions[extension]] = data
-        return index.name(place), members
+        return members
 
     @property
     def is_here(self) -> bool:
@@ -198,29 +212,29 @@ class ShardSet:
         if number != self._ahead and self._shards[number].fetch_ahead():
             self._ahead = number
 
+    def known_lengths(self) -> np.ndarray:
+        """What indexes tell of the length of every sample, float32 [n]; NaN where they do not."""
+        return np.concatenate(self._lengths)
+
     def lengths(self, measure: Callable[[Mapping[str, bytes]], float]) -> np.ndarray:
         """The length of every sample, float32 [n]; 0 where there is none that can be told.
 
         Args:
             measure: members of a sample to its length, for those that no index tells; raises
-                ``BadSample``.
+                ``BadSample``. What it finds is kept for the next time.
 
         Raises:
             SelfdistillError: see ``read``.
         """
-        known = [
-            np.full(size, np.nan, np.float32) if lengths is None else lengths
-            for size, lengths in zip(self.sizes, self._lengths, strict=True)
-        ]
-        found = np.concatenate(known)
-        unknown = np.flatnonzero(~((found >= 0) & (found < np.inf)))
-        hidden = None if len(unknown) else True
-        for i in tqdm(unknown, "measuring samples", disable=hidden):
-            try:
-                found[i] = measure(self.read(int(i))[1])
-            except BadSample:
-                found[i] = 0
-        return found
+        parts = [*self._lengths]
+        complete(
+            parts,
+            self._shards,
+            self.extensions,
+            lambda i: measure(self.read(i)[1]),
+            self._access.cache_folder,
+        )
+        return np.concatenate(parts)
 
     def _place(self, i: int) -> tuple[int, int]:
         """Which shard sample ``i`` is in, and which of its samples it is."""
@@ -231,10 +245,17 @@ class ShardSet:
 
 
 def open_shards(
-    patterns: Sequence[str], extensions: Sequence[str], access: Access, key: str = "data.train"
+    patterns: Sequence[str], extensions: Sequence[str], access: Access, key: str = TRAIN
 ) -> ShardSet:
     """The samples of the shards that a config names; see ``resolve`` and ``ShardSet``."""
     return ShardSet(resolve(patterns, key, access), extensions, key, access)
+
+
+def training_shards(config: DataConfig, extensions: Sequence[str]) -> ShardSet:
+    """The samples that a run trains on; raises as ``resolve`` and ``ShardSet`` do."""
+    access = Access.of(config)
+    locations = resolve(config.train, access=access)
+    return ShardSet(locations, extensions, access=access, skip_bad=config.skip_bad_shards)
 
 
 def _shards(locations: Sequence[Location], key: str, access: Access) -> list[Shard]:

@@ -34,25 +34,24 @@ def tally(shards: ShardSet) -> Tally:
     extensions = (*shards.extensions, LABEL)
     counts = np.zeros(len(extensions), np.int64)
     size, others = 0, set[str]()
-    for index in shards._indexes:
+    for index in shards.indexes:
         counts += np.bincount(index.members["extension"], minlength=len(extensions))
         size += int(index.members["size"].sum(dtype=np.int64))
         others |= set(index.others)
     found = sorted(zip(counts.tolist(), extensions, strict=True), reverse=True)
-    known = [lengths for lengths in shards._lengths if lengths is not None]
-    lengths = np.concatenate(known) if len(known) == len(shards._lengths) else None
-    if lengths is not None and not np.isfinite(lengths).all():
-        lengths = None
+    lengths = shards.known_lengths()
     members = {extension: count for count, extension in found if count}
-    here = shards.is_here
-    return Tally(members, size, sorted(others)[:8], lengths, here)
+    return Tally(
+        members,
+        size,
+        sorted(others)[:8],
+        lengths if np.isfinite(lengths).all() else None,
+        shards.is_here,
+    )
 
 
 def read_labels(shards: ShardSet, samples: Iterable[int]) -> Iterator[int | None]:
     """The classes of samples, cheapest in ascending order; nothing else of them is read."""
     for sample in samples:
-        number, place = shards._place(sample)
-        places = shards._indexes[number].places(place)
-        found = [(at, size) for e, at, size in places if e == len(shards.extensions)]
-        data = shards._source(number).read_all(found)
-        yield label_of({LABEL: data[0]} if data else {})
+        label = shards.read_label(sample)
+        yield None if label is None else label_of({LABEL: label})

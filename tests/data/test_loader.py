@@ -229,6 +229,7 @@ def test_nothing_usable_stops_within_seconds(tmp_path: Path, workers: int) -> No
     assert time.monotonic() - start < 20
     assert str(caught.value).startswith("every sample tried was bad: 21 x too short (such as k")
     assert "too short 3 samples, at least 4 needed" in str(caught.value)
+    assert str(caught.value).endswith("; samples: 3 to 4: 21")
     assert "Traceback" not in str(caught.value)
 
 

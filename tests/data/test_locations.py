@@ -11,6 +11,7 @@ from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.elsewhere.transport import Broken
 from selfdistill.data.locations import Location, resolve
 from selfdistill.errors import UserError
+from selfdistill.redaction import redacted
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class TestHere:
         (tmp_path / "samples" / "image").mkdir(parents=True)
         shard = tmp_path / "samples" / "image" / "train.tar.gz"
         shard.touch()
-        monkeypatch.setattr(locations.importlib.resources, "files", lambda name: tmp_path)
+        monkeypatch.setattr(locations, "SAMPLES", tmp_path / "samples")
         assert resolve(["sample://image/train.tar.gz"]) == [shard]
         with pytest.raises(UserError, match=r"choose from sample://image/train.tar.gz"):
             resolve(["sample://image/test.tar.gz"])
@@ -114,10 +115,7 @@ class TestElsewhere:
                 "pipe:touch CANARY",
                 "'pipe:touch ... .*' would run a command in a shell, which is re",
             ),
-            (
-                "PIPE:touch CANARY",
-                "cannot read 'PIPE:touch CANARY'; give local paths, or URLs with",
-            ),
+            ("PIPE:touch CANARY", "cannot read 'pipe:...'; give local paths, or URLs with"),
             ("pipe://touch CANARY", "would run a command"),
             (
                 "file:///etc/passwd",
@@ -168,12 +166,40 @@ class TestElsewhere:
             resolve([url])
         assert "sesame" not in str(raised.value)
 
-    def test_missing_packages_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "s3fs", None)
-        known = sys.modules["fsspec.registry"]._registry
-        monkeypatch.delitem(known, "s3", raising=False)
-        with pytest.raises(UserError, match=r"'s3://b/a.tar' needs a package .*: Install s3fs"):
-            resolve(["s3://b/a.tar"])
+    @pytest.mark.parametrize(
+        ("scheme", "package"),
+        [
+            *[("hf", "huggingface_hub"), ("s3", "s3fs"), ("s3a", "s3fs")],
+            *[("gs", "gcsfs"), ("gcs", "gcsfs")],
+            *[("az", "adlfs"), ("abfs", "adlfs"), ("abfss", "adlfs")],
+        ],
+    )
+    def test_missing_packages_are_named(
+        self, scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(sys.modules, "fsspec.implementations.hf", raising=False)
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
+        with pytest.raises(UserError) as raised:
+            resolve([f"{scheme}://b/a.tar"])
+        told = f"data.train: '{scheme}://b/a.tar' needs the package {package}, which cannot be "
+        assert str(raised.value).startswith(told + "imported (")
+        assert str(raised.value).endswith(f"); pip install {package}")
+
+    @pytest.mark.parametrize("url", ["s3://KEY:se/same@b/a.tar", "az://b/a.tar?sig=sesame"])
+    def test_stores_take_no_credentials_from_urls(self, url: str) -> None:
+        with pytest.raises(UserError, match="holds credentials, which are not read from") as raised:
+            resolve([url])
+        assert "same" not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        "name", ["https://me:x@host/a.tar", "https://host/a.tar?x=1", "pipe:curl x"]
+    )
+    def test_what_a_run_kept_is_not_enough(self, name: str) -> None:
+        limits = access(Path("x"), allow_pipe=True)
+        assert urls(resolve([name], access=limits)) == [name]
+        with pytest.raises(UserError, match=r"some.key: '.*\.\.\..*' lacks what may be a secret"):
+            resolve([redacted(name)], "some.key", limits)
 
 
 def test_settings() -> None:

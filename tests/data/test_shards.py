@@ -8,19 +8,25 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from rough_server import MEMBERS, shards_on_disk
 from webdataset import TarWriter
 
+from selfdistill.config import DataConfig
 from selfdistill.data import headers, sources
 from selfdistill.data import shards as shards_module
-from selfdistill.data.shards import ShardSet
+from selfdistill.data.elsewhere.address import Access
+from selfdistill.data.loader import Source
+from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.shards import ShardSet, open_shards, training_shards
 from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import BadSample, SelfdistillError, UserError
 
 Member = tuple[str, bytes]
+NO_PIPELINE = cast(InputPipeline, None)
 THREE = [(f"{i}.{e}", f"{e}{i}".encode() * 400) for i in range(3) for e in ("jpg", "cls")]
 
 
@@ -169,6 +175,59 @@ class TestFaults:
         path = write(tmp_path / "a.tar", [("a.flac", b"1"), ("a.cls", b"2")])
         with pytest.raises(UserError, match=r"no sample with a member \.jpg \(found: flac\)"):
             ShardSet([path], ["jpg"])
+
+    def test_the_switch_is_named_where_it_works(self, tmp_path: Path) -> None:
+        path = tmp_path / "bad.tar"
+        path.write_bytes(b"")
+        config = DataConfig(train=[str(path)])
+        with pytest.raises(UserError, match=r"or set data.skip_bad_shards=true$"):
+            training_shards(config, ["jpg"])
+        with pytest.raises(UserError, match=r"make it again, or take it out of the list$"):
+            open_shards([str(path)], ["jpg"], Access.of(config), "eval.tasks.some.train")
+
+    def test_bad_shards_may_be_left_out(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        contents = {"a": b"", "c": b"hello" * 1000, "e": bytes(10240), "f": b"\x1f\x8b"}
+        for name, data in contents.items():
+            (tmp_path / f"{name}.tar").write_bytes(data)
+        write(tmp_path / "g.tar", [("a.flac", b"1")])
+        good = [write(tmp_path / "b.tar", THREE), write(tmp_path / "d.tar", THREE[2:])]
+        config = DataConfig(train=[str(tmp_path)], skip_bad_shards=True)
+        shards, alone = training_shards(config, ["jpg"]), ShardSet(good, ["jpg"])
+        assert (shards.names, shards.sizes) == (alone.names, alone.sizes)
+        assert everything(shards) == everything(alone)
+        assert [Path(name).name for name, _ in shards.left_out] == [f"{n}.tar" for n in "acefg"]
+        assert np.array_equal(shards.lengths(lambda _: 2.0), alone.lengths(lambda _: 2.0))
+        (warning,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+        assert warning.startswith("data.train: 5 of 7 shards cannot be used and are left out: '")
+        for name in "acefg":
+            assert f"{name}.tar' " in warning
+        source, same = (Source(s, NO_PIPELINE, 1) for s in (shards, alone))
+        assert source.fingerprint() == same.fingerprint()
+
+    def test_nothing_but_bad_shards(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        for name in "ab":
+            (tmp_path / f"{name}.tar").write_bytes(b"")
+        config = DataConfig(train=[str(tmp_path)], skip_bad_shards=True)
+        with pytest.raises(UserError, match=r"data.train: shard '.*a.tar' is not a tar file"):
+            training_shards(config, ["jpg"])
+        assert not caplog.records
+
+    def test_shards_that_are_gone_are_never_left_out(self, tmp_path: Path) -> None:
+        paths = [write(tmp_path / "a.tar", THREE), tmp_path / "gone.tar"]
+        with pytest.raises(UserError, match=r"cannot read shard .*No such file"):
+            ShardSet(paths, ["jpg"], skip_bad=True)
+
+    def test_of_many_bad_shards_some_are_named(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(23):
+            (tmp_path / f"{number}.tar").write_bytes(b"")
+        write(tmp_path / "good.tar", THREE)
+        training_shards(DataConfig(train=[str(tmp_path)], skip_bad_shards=True), ["jpg"])
+        (warning,) = [r.getMessage() for r in caplog.records]
+        assert (warning.count(".tar'"), warning[-12:]) == (20, "; and 3 more")
 
     def test_gone_unreadable_or_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"data.train: cannot read shard .*No such file"):

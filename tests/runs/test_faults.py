@@ -288,7 +288,7 @@ def test_collapse_keeps_the_state(config: Config, pretrain: Pretrain, tmp_path: 
     ended = pretrain(config(), *words)
     assert ended.code == 3
     last = ended.stderr.splitlines()[-1]
-    assert "collapsed at step 6: the targets' deviation fell to" in last
+    assert "collapsed at step 6: the deviation of the targets fell to" in last
     assert "below 50 (guard.min_target_std)" in last
     assert f"The state is kept in {checkpoint(tmp_path / 'run', 6)}" in last
     assert (checkpoint(tmp_path / "run", 6) / "manifest.json").exists()

@@ -136,7 +136,9 @@ def test_a_guard_names_its_modality(config: Config, here: Pretrain, tmp_path: Pa
     ended = here(config(JOINT), *words)
     assert ended.code == 3
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith("selfdistill: image: collapsed at step 6: the targets' deviation fell")
+    assert last.startswith(
+        "selfdistill: image: collapsed at step 6: the deviation of the targets fell"
+    )
     state = json.loads((checkpoint(tmp_path / "run", 6) / "state.json").read_text())
     alarms = {name: guard["alarms"] for name, guard in state["guard"].items()}
     assert alarms == {"audio": 0, "image": 2, "text": 0}

@@ -1,27 +1,15 @@
 """Where a file is that is not on this machine, and how it may be reached."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from selfdistill.config import DataConfig
+from selfdistill.redaction import PIPE, command_name, without_secrets
 
 CACHE_FOLDER = Path("~/.cache/selfdistill/shards")
-PIPE = "pipe:"
 WEB = ("http", "https")
-
-_USER = re.compile(r"(https?://)[^/@\s]+@|(\w://)[^/@:\s]*:[^/@\s]+@")
-_QUERY = re.compile(r"(\w://[^\s?'\"]*)\?[^\s'\"]+")
-
-
-def without_secrets(text: str) -> str:
-    """``text`` as one line without the passwords and the query strings, which may be signatures,
-    of the URLs in it."""
-    line = " ".join(text.split())
-    line = _USER.sub(lambda found: found[1] or found[2], line)
-    return _QUERY.sub(r"\1?...", line)
 
 
 @dataclass(frozen=True)
@@ -71,14 +59,11 @@ class Remote:
     def name(self) -> str:
         """The file's name, or one that stands for the command."""
         if self.is_command:
-            return f"pipe-{self.fingerprint()[:8]}"
+            return command_name(self.url)
         path = self.url.partition("?")[0] if self.scheme in WEB else self.url
         return path.rstrip("/").rpartition("/")[2]
 
     def __str__(self) -> str:
-        if self.is_command:  # a command may hold secrets anywhere
-            command = self.url.removeprefix(PIPE).split()
-            return f"{PIPE}{' '.join(command[:1])} ... ({self.name})"
         return without_secrets(self.url)
 
     def beside(self, suffix: str) -> "Remote":

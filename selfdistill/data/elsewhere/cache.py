@@ -104,6 +104,29 @@ class Cache:
                 file.write(content)
             os.replace(writing, self.folder / (name + NOTE))
 
+    @contextmanager
+    def turn(self, name: str, why: str) -> Iterator[None]:
+        """Wait until no other process of this user is in here under the same name.
+
+        Args:
+            why: said to those who wait long.
+
+        Raises:
+            OSError: the folder cannot be used.
+        """
+        began, said = time.monotonic(), False
+        descriptor = os.open(self.folder / f"{name}{LOCK}", NEW, 0o600)
+        try:
+            while not _locked(descriptor):
+                if not said and time.monotonic() - began > WAIT_SAID:
+                    log.warning("%s; this one waits for it", why)
+                    said = True
+                time.sleep(POLL)
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
     def _found(self, name: str, size: int | None) -> int | None:
         path = self.folder / name
         try:
@@ -205,6 +228,13 @@ def _alone(path: Path) -> Iterator[None]:
         # a child forked meanwhile has the descriptor too, and would keep the lock
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _is(path: Path, descriptor: int) -> bool:

@@ -144,6 +144,10 @@ class RemoteShard(Shard):
         self._fetcher.cache.keep_note(self._name_in_cache(), note)
         return contents
 
+    def state(self) -> str:
+        known = self._stamp.tag or self._published or self._stamp.size is not None
+        return self._name_in_cache() if known else ""
+
     def fetch_ahead(self) -> bool:
         # the one that is being read has to stay
         if 2 * (self._stamp.size or 0) > self._fetcher.access.cache_bytes:

@@ -12,8 +12,9 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from selfdistill.data.elsewhere.address import PIPE, WEB, Access, Remote, without_secrets
+from selfdistill.data.elsewhere.address import WEB, Access, Remote
 from selfdistill.data.elsewhere.piped import PipedFile
+from selfdistill.data.elsewhere.retries import add_retry
 from selfdistill.data.elsewhere.stores import StoredFile
 from selfdistill.data.elsewhere.transport import (
     Broken,
@@ -26,6 +27,7 @@ from selfdistill.data.elsewhere.transport import (
 from selfdistill.data.elsewhere.web import WebFile
 from selfdistill.data.sources import changed
 from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.redaction import PIPE, without_secrets
 
 ATTEMPTS = 5
 FIRST_PAUSE = 1.0
@@ -191,6 +193,7 @@ def persistently(
             break
         pause = max(FIRST_PAUSE * 2 ** (attempt - 1) * _chance.uniform(0.75, 1.25), wait)
         log.warning("%s: %s; attempt %d of %d in %.1f s", remote, why, attempt + 1, ATTEMPTS, pause)
+        add_retry()
         (abandoned or threading.Event()).wait(pause)
     raise SelfdistillError(
         f"{key}: cannot read '{remote}': {ATTEMPTS} attempts failed, the last one because: {why}"

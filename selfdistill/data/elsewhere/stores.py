@@ -14,7 +14,18 @@ from fsspec.spec import AbstractFileSystem
 
 from selfdistill.data.elsewhere.transport import Broken, Refused, Stamp, Transport, in_background
 
-SCHEMES = ("hf", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+PACKAGES = {
+    "hf": "huggingface_hub",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
+"""What fsspec needs for a scheme."""
+SCHEMES = tuple(PACKAGES)
 PART = 8 << 20
 SLOWEST = 64 << 10
 """Bytes per second that are no stall; a call does not show how far it has got."""
@@ -101,11 +112,14 @@ def members(url: str, timeout: float) -> list[str] | None:
 
 
 def missing_package(url: str) -> str:
-    """What has to be installed for ``url``; empty: nothing."""
+    """What has to be installed for ``url``, in words; empty: nothing."""
+    scheme = url.partition(":")[0].lower()
     try:
-        fsspec.get_filesystem_class(url.partition(":")[0].lower())
-    except ImportError as error:
-        return str(error)
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:  # of abfss it has not even heard without adlfs
+        cause = error.__cause__ or error  # fsspec hides what is wrong with one that is there
+        package = PACKAGES[scheme]
+        return f"the package {package}, which cannot be imported ({cause}); pip install {package}"
     return ""
 
 

@@ -89,9 +89,10 @@ class AudioPipeline(InputPipeline):
         if not np.isfinite(mono).all():
             raise BadSample("audio with NaN or infinity")
         if len(mono) < self.min_samples:
+            rate = self.config.sampling_rate
             raise BadSample(
                 "audio shorter than the feature encoder or input.min_seconds needs",
-                f"{len(mono)} samples, at least {self.min_samples} needed",
+                f"{len(mono) / rate:.4g} seconds, at least {self.min_samples / rate:.4g} needed",
             )
         return mono.astype(np.float32, copy=False)
 

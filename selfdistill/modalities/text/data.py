@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from selfdistill.config import RunConfig
-from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.shards import ShardSet, open_shards
+from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import clone_keys, random_tokens, span_masks
@@ -147,7 +146,7 @@ def prepare(config: RunConfig) -> RunConfig:
                 "the key empty to go on with that one, or choose another run_dir"
             )
     elif given is None and not trained.exists():
-        shards = open_shards(config.data.train, EXTENSIONS, Access.of(config.data))
+        shards = training_shards(config.data, EXTENSIONS)
         train_tokenizer(_passages(shards), config.encoder.vocab_size, folder)
     else:
         given = given or read_tokenizer(trained)  # killed before it was converted

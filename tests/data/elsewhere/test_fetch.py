@@ -1,6 +1,7 @@
 """Shards elsewhere through the cache, from a web server that may misbehave."""
 
 import errno
+import json
 import logging
 import multiprocessing
 import os
@@ -23,10 +24,13 @@ from rough_server import (
     tar_bytes,
 )
 
+from selfdistill.config import DataConfig
 from selfdistill.data.elsewhere import cache as cache_module
 from selfdistill.data.elsewhere import remote as remote_module
+from selfdistill.data.elsewhere.retries import add_retry, take_retries
+from selfdistill.data.ledger import SkipLedgers
 from selfdistill.data.loader import Source, training_batches
-from selfdistill.data.shards import ShardSet, open_shards
+from selfdistill.data.shards import ShardSet, open_shards, training_shards
 from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.types import Batch
@@ -179,6 +183,25 @@ class TestErrors:
         server.files["/s-0.tar"] = b"<html>" * 1000
         with pytest.raises(UserError, match=r"data.train: shard '.*/s-0.tar' is not a tar file"):
             open_at(server, tmp_path)
+
+    def test_bad_shards_may_be_left_out(
+        self, server: RoughServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        without_sidecars(server)
+        server.files |= {"/s-0.tar": b"<html>" * 1000, "/s-2.tar": b""}
+        config = DataConfig(
+            train=[f"{server.url}/s-{{0..2}}.tar"],
+            skip_bad_shards=True,
+            cache_dir=str(tmp_path / "cache"),
+        )
+        shards = training_shards(config, ["jpg"])
+        assert [name for name, _ in shards.left_out] == [f"{server.url}/s-{n}.tar" for n in (0, 2)]
+        assert "2 of 3 shards cannot be used and are left out: '" in caplog.text
+        disk = ShardSet([tmp_path / "disk" / "s-1.tar"], ["jpg"])
+        assert everything(shards) == everything(disk)
+        server.fault = lambda number, path: Fault(status=404) if path == "/s-0.tar" else None
+        with pytest.raises(UserError, match="no such file"):  # it may be there again tomorrow
+            training_shards(config, ["jpg"])
 
     def test_an_outage_during_the_run(self, server: RoughServer, tmp_path: Path) -> None:
         shards = open_at(server, tmp_path)
@@ -360,6 +383,47 @@ class Names:
         self, examples: Sequence[np.ndarray], mask_keys: Any, keys: Sequence[str] = ()
     ) -> Batch:
         return Batch(torch.tensor([len(example) for example in examples]), keys=keys)
+
+
+def each_fails_once(server: RoughServer) -> None:
+    failed: dict[str, int] = {}
+
+    def fault(number: int, path: str) -> Fault | None:
+        return Fault(status=500) if failed.setdefault(path, number) == number else None
+
+    server.fault = fault
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_connections_are_counted(server: RoughServer, tmp_path: Path, workers: int) -> None:
+    take_retries()
+    each_fails_once(server)
+    shards = open_at(server, tmp_path)  # three shards and three indexes
+    each_fails_once(server)
+    ledgers = SkipLedgers(0.05, ["some"])
+    batches = training_batches(
+        {"some": Source(shards, Names(), 4)},  # type: ignore[arg-type]
+        seed=3,
+        accumulate=1,
+        rank=0,
+        world_size=1,
+        start_step=0,
+        steps=18,
+        workers=workers,
+    )
+    lines = [line for step in batches for part in step for line in ledgers.add(part)]
+    assert (ledgers.retries(), ledgers.total(), lines) == (9, 0, [])
+    again = SkipLedgers(0.05, ["some"])
+    again.load_state(json.loads(json.dumps(ledgers.state())))
+    assert again.retries() == 9
+
+
+def test_forked_processes_count_their_own(server: RoughServer) -> None:
+    add_retry()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(take_retries) == 0
+    assert take_retries() >= 1
+    assert take_retries() == 0
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

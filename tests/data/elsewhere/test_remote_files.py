@@ -11,12 +11,13 @@ import pytest
 from rough_server import Fault, RoughServer, access, running, tag
 
 from selfdistill.data.elsewhere import remote as remote_module
-from selfdistill.data.elsewhere.address import Access, Remote, without_secrets
+from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.elsewhere.remote import RemoteFile, TooLarge, persistently
 from selfdistill.data.elsewhere.stores import limited
 from selfdistill.data.elsewhere.transport import Broken, Refused, Stamp
 from selfdistill.data.elsewhere.web import _wait
 from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.redaction import without_secrets
 
 CONTENT = os.urandom(10_000)
 PAUSES = [0.01, 0.02, 0.04, 0.08]

@@ -6,6 +6,7 @@ depend on the others either, but for their shares of the batch.
 """
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import re
@@ -32,8 +33,14 @@ from selfdistill.masking import row_keys
 
 __all__ = ["Loaded", "MicroBatch", "Source", "dead_workers_explained", "training_batches"]
 
+logger = logging.getLogger(__name__)
+
 MAX_ATTEMPTS = 20
 """Replacements tried for one bad sample."""
+STALLED_SECONDS = 60.0
+"""Without a batch, after which a warning says so. A shard that is fetched may take longer."""
+HOPELESS_SECONDS = 1800.0
+"""Without a batch, after which the run ends."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,11 @@ class Source:
         return ByLength(order, self.lengths, self.batch_length, parts)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the order of the samples depends on; plain JSON values."""
-        digest = hashlib.sha256(np.array(self.shards.sizes, np.int64).tobytes())
+        """What the samples and their order depend on; plain JSON values."""
+        digest = hashlib.sha256("\0".join(self.shards.names).encode())
+        digest.update(np.array(self.shards.sizes, np.int64).tobytes())
+        for index in self.shards.indexes:
+            digest.update(index.members["size"].astype(np.int64).tobytes())
         if self.lengths is not None:
             digest.update(self.lengths.tobytes())
         sizes = {"shards": len(self.shards.sizes), "samples": len(self.shards)}
@@ -237,13 +247,37 @@ def _load(steps: _Steps, workers: int) -> Generator[list[MicroBatch]]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        timeout=STALLED_SECONDS if workers else 0,
         collate_fn=_unchanged,
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the generator that dropout uses
     )
     with dead_workers_explained():
-        for loaded in loader:
+        for loaded in _watched(iter(loader)):
             if isinstance(loaded, SelfdistillError):
                 raise loaded
+            yield loaded
+
+
+def _watched(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same; says so while nothing comes, and gives up in the end."""
+    waited = 0.0
+    while True:
+        try:
+            loaded = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            waited += STALLED_SECONDS
+            if waited >= HOPELESS_SECONDS:
+                raise SelfdistillError(
+                    f"the data workers made no batch in {waited:.0f} s: see whether the storage of "
+                    "data.train answers, and run the same command again"
+                ) from error
+            logger.warning("the data workers have made no batch for %.0f s", waited)
+        else:
+            waited = 0.0
             yield loaded

@@ -253,6 +253,9 @@ class Trainer:
         config, step = self.config, self.step_count
         distance = self.plain_model.teacher.distance(self.plain_model.student)
         run, own = interval.take(self.accelerator)
+        bad, retries = over_processes(
+            [float(self.ledgers.total()), float(self.ledgers.retries())], self.accelerator
+        )
         values = {
             **by_modality(own),
             **run,
@@ -261,7 +264,8 @@ class Trainer:
             "ema_decay": ema_decay(step, config.teacher, config.compat.ema_epoch_steps),
             "samples_per_second": throughput.take(),
             "train_seconds": self.train_seconds,
-            "bad_samples": over_processes([float(self.ledgers.total())], self.accelerator)[0],
+            "bad_samples": bad,
+            "retries": retries,
             "left_out_steps": float(self.recovery.guard.total),
             "rollbacks": float(self.recovery.guard.rollbacks),
         }

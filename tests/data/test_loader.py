@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from selfdistill.data import loader
 from selfdistill.data.ledger import Loaded, MicroBatch, SkipLedger, SkipLedgers
 from selfdistill.data.loader import Source, dead_workers_explained, training_batches
 from selfdistill.data.plain import plain_batches
@@ -414,3 +415,48 @@ def test_the_next_shard_is_fetched_ahead(tmp_path: Path) -> None:
         if step < 3:  # the second epoch begins with the shard that the first ends with
             assert shard_of[asked] == following[0]
     assert len(elsewhere.asked) == 12
+
+
+class Slow(Numbers):
+    """Its first sample takes a while."""
+
+    def decode(self, sample: Mapping[str, bytes]) -> Any:
+        if not self.paused:
+            self.paused = True
+            time.sleep(1.5)
+        return super().decode(sample)
+
+    paused = False
+
+
+def test_workers_that_make_nothing_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = numbers(tmp_path)
+    prompt = [content(loaded) for (loaded,) in stream(shards, workers=1)]
+    monkeypatch.setattr(loader, "STALLED_SECONDS", 0.4)
+    slow = {"one": Source(shards, Slow(), 4)}
+    found = [content(step[0]["one"]) for step in streams(slow, workers=1)]
+    assert found == prompt
+    assert "the data workers have made no batch for 0 s" in caplog.text
+    monkeypatch.setattr(loader, "HOPELESS_SECONDS", 0.8)
+    with pytest.raises(SelfdistillError, match=r"the data workers made no batch in 1 s: see .*"):
+        list(streams(slow, workers=1))
+
+
+def test_other_samples_have_another_fingerprint(tmp_path: Path) -> None:
+    def fingerprint(name: str, text: bytes, samples: int = 3) -> dict[str, Any]:
+        folder = tmp_path / f"{len([*tmp_path.iterdir()])}"
+        folder.mkdir()
+        made = [(f"k{i}", {"txt": text}) for i in range(samples)]
+        return Source(ShardSet([shard(folder / name, made)], ["txt"]), Numbers(), 1).fingerprint()
+
+    first = fingerprint("a.tar", b"12")
+    assert first == fingerprint("a.tar", b"34")  # wherever it lies, its content is not read
+    others = [
+        fingerprint("a.tar", b"123"),
+        fingerprint("b.tar", b"12"),
+        fingerprint("a.tar", b"12", samples=4),
+    ]
+    assert first not in others
+    assert len({other["sha256"] for other in others}) == 3

@@ -221,9 +221,10 @@ class CheckpointConfig:
     """The newest ones that stay."""
     keep_every: int = 0
     """Besides, those of every so many steps stay for good; 0: none."""
-    best: Literal["", "linear", "few_shot", "knn"] = ""
-    """Besides, the one with the highest accuracy of this probe stays, on average over the labelled
-    sets; empty: none."""
+    best: str = ""
+    """Besides, the one with the highest value of this stays, on average over labelled sets and
+    modalities: a probe (linear, few_shot, knn) or a figure of the log, such as explained_variance;
+    with - in front, as in -loss, the lowest. Empty: none."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import Any
 
 from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
+from selfdistill.health.figures import FIGURES
 
+PROBES = ("linear", "few_shot", "knn")
 AT_LEAST_ONE = (
     "model.width",
     "model.depth",
@@ -148,14 +150,30 @@ def _check_contradictions(config: RunConfig) -> None:
         "train.batch_size",
         f"is not a multiple of train.accumulate {train.accumulate}",
     )
-    _need(
-        not config.checkpoint.best
-        or (config.eval.every > 0 and config.eval.every % config.checkpoint.every == 0),
-        config,
-        "checkpoint.best",
-        f"needs a checkpoint at each evaluation, but eval.every {config.eval.every} is no multiple "
-        f"of checkpoint.every {config.checkpoint.every}",
-    )
+    _check_best(config)
+
+
+def _check_best(config: RunConfig) -> None:
+    best, every = config.checkpoint.best.removeprefix("-"), config.checkpoint.every
+    if best in PROBES:
+        evaluations = config.eval.every
+        _need(
+            evaluations > 0 and evaluations % every == 0,
+            config,
+            "checkpoint.best",
+            f"needs a checkpoint at each evaluation, but eval.every {evaluations} is no multiple "
+            f"of checkpoint.every {every}",
+        )
+    elif best:
+        names = ", ".join([*PROBES, *FIGURES])
+        _need(best in FIGURES, config, "checkpoint.best", f"is none of {names}")
+        _need(
+            every % config.log.every == 0,
+            config,
+            "checkpoint.best",
+            f"needs a line of the log at each checkpoint, but checkpoint.every {every} is no "
+            f"multiple of log.every {config.log.every}",
+        )
 
 
 def _check_decoder(config: RunConfig) -> None:

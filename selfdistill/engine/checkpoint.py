@@ -65,6 +65,7 @@ class Checkpointer:
         self.keep_every = keep_every
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[Path] | None = None
+        self._rated: list[tuple[int, float]] = []
 
     def begin(self, checkpoint: Checkpoint) -> Path:
         """``save`` in the background; returns where it will be.
@@ -88,6 +89,7 @@ class Checkpointer:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+        self._take_ratings()
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, unless its step is there and intact, and drop those not to be kept.
@@ -161,13 +163,20 @@ class Checkpointer:
     def rate(self, step: int, value: float) -> None:
         """Keep the checkpoint of a step, if there is one, unless another was rated as high.
 
-        ``best.json`` in the folder says which one is kept.
+        ``best.json`` in the folder says which one is kept. One that is being written is rated as
+        soon as it is there.
         """
-        self.wait()
-        best = self._best()
-        if self._path(step).is_dir() and (best is None or value > best["value"]):
-            text = json.dumps({"step": step, "value": value}) + "\n"
-            write_atomically(self.folder / BEST, text)
+        self._rated.append((step, value))
+        if self._writing is None or self._writing.done():
+            self.wait()
+
+    def _take_ratings(self) -> None:
+        for step, value in self._rated:
+            best = self._best()
+            if self._path(step).is_dir() and (best is None or value > best["value"]):
+                text = json.dumps({"step": step, "value": value}) + "\n"
+                write_atomically(self.folder / BEST, text)
+        self._rated.clear()
 
     def _best(self) -> dict[str, float] | None:
         """What ``best.json`` says, unless that checkpoint is gone."""

@@ -1,5 +1,6 @@
 """Checkpoints of a model that is being trained on one process or many."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,21 @@ class Saver:
         if self.checkpointer is not None:
             self.last = self.checkpointer.begin(Checkpoint(step, model, optimizer, state))
 
-    def rate(self, step: int, probe: str, accuracies: Mapping[str, float]) -> None:
+    def rate(self, step: int, best: str, values: Mapping[str, float]) -> None:
         """Let the checkpoint of a step stay if it is the best so far; on the main process.
 
         Args:
-            step: evaluated.
-            probe: whose accuracies count; empty: nothing is done.
-            accuracies: of all probes, those of ``probe`` under names that end in it.
+            step: the values are of.
+            best: see ``CheckpointConfig``.
+            values: of probes or figures; those of several sets or modalities have names that end
+                alike, and count by their mean.
         """
-        values = [value for name, value in accuracies.items() if name.endswith(f"/{probe}")]
-        if self.checkpointer is not None and probe and values:
-            self.checkpointer.rate(step, sum(values) / len(values))
+        name = best.removeprefix("-")
+        found = [value for key, value in values.items() if key.rpartition("/")[2] == name]
+        if self.checkpointer is None or not found or not all(map(math.isfinite, found)):
+            return
+        mean = sum(found) / len(found)
+        self.checkpointer.rate(step, -mean if best.startswith("-") else mean)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, when nothing is being written."""

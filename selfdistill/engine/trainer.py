@@ -216,14 +216,14 @@ class Trainer:
         config, step = self.config, self.step_count
         done = step == config.train.steps
         try:
-            if self._is_logged(step):
-                self._log(interval, throughput)
+            logged = self._log(interval, throughput) if self._is_logged(step) else {}
         except HealthError as error:
             self.save()
             raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
         saved = step % config.checkpoint.every == 0 or done or self.stops
         if saved:
             self.save()
+            self.saver.rate(step, config.checkpoint.best, logged)
         if self.stops and not done:
             raise Preempted(self.stop.explained(step, self.saver.last))
         if self._evaluation_is_due():
@@ -249,7 +249,7 @@ class Trainer:
             self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
             self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
 
-    def _log(self, interval: Interval, throughput: Throughput) -> None:
+    def _log(self, interval: Interval, throughput: Throughput) -> dict[str, float]:
         config, step = self.config, self.step_count
         distance = self.plain_model.teacher.distance(self.plain_model.student)
         run, own = interval.take(self.accelerator)
@@ -275,6 +275,7 @@ class Trainer:
         for name, guard in self.collapse.items():
             with errors_of(name, self.parts):
                 guard.check(step, {**own[name], "teacher_distance": distance})
+        return values
 
     def save(self) -> None:
         """Take the present state; it is written while training goes on."""

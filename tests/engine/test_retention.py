@@ -50,6 +50,24 @@ def test_the_best_needs_evaluations_that_have_a_checkpoint(runs: SmallRuns, ever
     assert runs.config("image", *words, "eval.every=4").checkpoint.best == "linear"
 
 
+@pytest.mark.parametrize("best", ["explained_variance", "-explained_variance"])
+def test_the_best_by_a_figure_of_the_log(best: str, runs: SmallRuns, tmp_path: Path) -> None:
+    words = [*EACH, "train.steps=6", "log.every=1", f"checkpoint.best={best}"]
+    assert runs.pretrain("image", tmp_path, *words) == 0
+    values = {row["step"]: row["explained_variance"] for row in rows(tmp_path)}
+    wanted = (min if best.startswith("-") else max)(values, key=lambda step: values[step])
+    assert kept(tmp_path) == sorted({wanted, 6})
+    found = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert found["step"] == wanted
+    assert abs(found["value"]) == abs(values[wanted])
+
+
+def test_a_figure_needs_lines_that_have_a_checkpoint(runs: SmallRuns) -> None:
+    words = ["checkpoint.best=-loss", "checkpoint.every=4", "log.every=3"]
+    with pytest.raises(UserError, match=r"checkpoint\.best: -loss needs a line .* log\.every 3"):
+        runs.config("image", *words)
+
+
 def test_another_word_for_the_best_is_refused(runs: SmallRuns) -> None:
-    with pytest.raises(UserError, match=r"checkpoint\.best: "):
-        runs.config("image", "checkpoint.best=loss")
+    with pytest.raises(UserError, match=r"checkpoint\.best: lost is none of linear, .*, loss, "):
+        runs.config("image", "checkpoint.best=lost")

@@ -1,11 +1,20 @@
 """Find and load an encoder that exists: in a run, a checkpoint, or a folder of transformers."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.config import RunConfig
+from selfdistill.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    GuardConfig,
+    LogConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from selfdistill.config_file import build_config
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.checkpoint_files import Checkpoint
@@ -17,6 +26,16 @@ from selfdistill.modalities.base import Modality, load_modality
 from selfdistill.objective.state import of_student, of_teacher
 
 Weights = Literal["student", "teacher"]
+OF_TRAINING = {
+    "guard": GuardConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "data": DataConfig,
+    "checkpoint": CheckpointConfig,
+    "log": LogConfig,
+    "eval": EvalConfig,
+}
+"""Sections of the config that the encoder does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +159,32 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def checkpoint_config(checkpoint: Checkpoint) -> RunConfig:
-    """The config of the run that a checkpoint is of."""
+    """The config of the run that a checkpoint is of.
+
+    Keys that this version does not know are left out, where they do not concern the encoder.
+
+    Raises:
+        UserError: a version wrote it whose config this one cannot read.
+    """
     given: dict[str, Any] = checkpoint.state["config"]
-    return build_config(given, load_modality)
+    try:
+        return build_config(_known(given), load_modality)
+    except UserError as error:
+        raise UserError(
+            "the checkpoint was written by another version of this program, whose config this one "
+            f"cannot read: {error}"
+        ) from error
+
+
+def _known(given: Mapping[str, Any]) -> dict[str, Any]:
+    known = dict(given)
+    for section, kind in OF_TRAINING.items():
+        if isinstance(given.get(section), Mapping):
+            keys = {field.name for field in fields(kind)}
+            known[section] = {k: value for k, value in given[section].items() if k in keys}
+    if given.get("modalities"):
+        known["modalities"] = {name: _known(part) for name, part in given["modalities"].items()}
+    return known
 
 
 def _of_hub_folder(path: Path, weights: Weights, key: str, modality: str) -> dict[str, Pretrained]:

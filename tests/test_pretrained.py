@@ -1,6 +1,7 @@
 """Encoders that exist are found and loaded, whatever keeps them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from small_runs import JOINT, MODALITIES, STEPS, SmallRuns, below, checkpoint, s
 from torch import Tensor
 
 from selfdistill import pretrained
+from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.state import of_student, of_teacher
@@ -233,3 +235,31 @@ def test_a_name_on_the_hub(
         with pytest.raises(UserError, match=f"there is no {name};"):
             load_pretrained(name)
     assert len(asked) == 1
+
+
+def of_another_version(path: Path, run: Path, section: str) -> Path:
+    """A copy of a run's checkpoint with a key that this version does not know."""
+    kept = Checkpointer(run / "checkpoints", keep=1).load(checkpoint(run, STEPS))
+    config = kept.state["config"]
+    for part in (config, *config.get("modalities", {}).values()):
+        part[section] = {**(part[section] or {}), "flux": 1}
+    state = {**kept.state, "config": config}
+    return Checkpointer(path, keep=1).save(replace(kept, state=state))
+
+
+@pytest.mark.parametrize("modality", ["text", JOINT])
+def test_settings_of_training_that_are_gone(modality: str, runs: SmallRuns, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs.run(modality), tmp_path / "run"))
+    path = of_another_version(run / "checkpoints", run, "guard")
+    shutil.rmtree(checkpoint(run, 2))
+    for name, found in load_all(str(path)).items():
+        wanted = load_all(str(runs.run(modality)))[name]
+        assert same(state_of(found), state_of(wanted))
+
+
+def test_settings_of_the_encoder_that_are_gone(runs: SmallRuns, tmp_path: Path) -> None:
+    path = of_another_version(tmp_path, runs.run("text"), "encoder")
+    with pytest.raises(
+        UserError, match=r"written by another version .* encoder\.flux: no such key"
+    ):
+        load_all(str(path))

@@ -41,6 +41,8 @@ STALLED_SECONDS = 60.0
 """Without a batch, after which a warning says so. A shard that is fetched may take longer."""
 HOPELESS_SECONDS = 1800.0
 """Without a batch, after which the run ends."""
+ORPHAN_SECONDS = 1.0
+"""After which a worker notices that the main process is gone."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,15 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     main = multiprocessing.parent_process()
-    if main is None or not hasattr(signal, "sigwaitinfo"):  # macOS does not tell the sender
+    if main is None or not hasattr(signal, "sigtimedwait"):  # macOS does not tell the sender
         return
 
     def wait_for_main() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
-            pass
+        while os.getppid() == main.pid:
+            # where main was killed, nobody reads what this process has still to send
+            received = signal.sigtimedwait({signal.SIGTERM}, ORPHAN_SECONDS)
+            if received is not None and received.si_pid == main.pid:
+                break
         os._exit(0)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

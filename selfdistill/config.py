@@ -134,6 +134,9 @@ class GuardConfig:
     min_predicted_share: float = 0.05
     """Stop when the predictions' deviation falls below this share of the targets': the square of
     it is about the share of the targets' variance that the student predicts."""
+    max_teacher_distance: float = 0.0
+    """Warn when the teacher is farther from the student than this share of the weights' norm: the
+    learning rate is too high for it. 0: never."""
     patience: int = 3
     """Logging intervals in a row that must agree."""
 
@@ -251,6 +254,9 @@ class EvalConfig:
     few_shot_draws: int = 5
     neighbours: int = 20
     batch_size: int = 256
+    pictures: bool = True
+    """Draw what the encoder makes of samples, into RUN/pictures and for TensorBoard; without
+    labelled sets, of the training data."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ NOT_NEGATIVE = (
     "guard.min_target_std",
     "guard.min_prediction_std",
     "guard.min_sample_std",
+    "guard.max_teacher_distance",
     "guard.min_relative_std",
     "guard.min_relative_rank",
     "guard.min_predicted_share",

@@ -14,6 +14,7 @@ from selfdistill.config import GuardConfig
 from selfdistill.errors import HealthError
 from selfdistill.health.bands import lower_limits
 from selfdistill.health.figures import COLLAPSE, FIGURES
+from selfdistill.health.verdict import early_signs
 
 
 class CollapseGuard:
@@ -21,6 +22,7 @@ class CollapseGuard:
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
+        self._told: set[str] = set()
         self.reference: dict[str, float] = {}
         self.alarms = 0
 
@@ -50,6 +52,13 @@ class CollapseGuard:
             for limit in lower_limits(self.config, self.reference, values)
             if values[limit.key] < limit.low
         ]
+
+    def signs(self, step: int, values: Mapping[str, float]) -> list[str]:
+        """What looks wrong, in words, once for as long as it does; arguments as of ``check``."""
+        found = early_signs(step, values, self.config)
+        fresh = [sign for sign in found if sign.key not in self._told]
+        self._told = {sign.key for sign in found}
+        return [f"{sign.text}. {sign.advice}" for sign in fresh]
 
     def check_accuracy(self, step: int, accuracy: Mapping[str, float], margin: float) -> None:
         """Judge an evaluation: training must not have made the encoder worse than random.

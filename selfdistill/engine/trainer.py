@@ -273,8 +273,12 @@ class Trainer:
             self.writer.write(step, values)
         self.progress.report(step, values)
         for name, guard in self.collapse.items():
+            figures = {**own[name], "teacher_distance": distance}
+            for sign in guard.signs(step, figures):
+                whose = f"{name}: " if len(self.parts) > 1 else ""
+                self.progress.log(f"look at this, step {step}: {whose}{sign}")
             with errors_of(name, self.parts):
-                guard.check(step, {**own[name], "teacher_distance": distance})
+                guard.check(step, figures)
         return values
 
     def save(self) -> None:

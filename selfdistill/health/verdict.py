@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, isfinite
+from math import hypot, isfinite, nan
 from typing import Any, Literal
 
 from selfdistill.config import GuardConfig
-from selfdistill.health.bands import Band, Values
+from selfdistill.health.bands import MIN_DISTANCE, Band, Values
 from selfdistill.health.figures import FIGURES
 
 Status = Literal["healthy", "early", "look", "collapsed"]
@@ -16,6 +16,10 @@ WORDS: Mapping[Status, str] = {
     "look": "Look at this",
     "collapsed": "Collapsed",
 }
+EARLY_STEP = 50
+"""Before it a warm-up may have moved the student too little to tell."""
+MIN_EARLY_STD = 0.2
+"""K normalised layers that have nothing in common have an average that deviates by K ** -0.5."""
 _RANK: Sequence[Status] = tuple(WORDS)
 _ORDER = list(FIGURES)
 
@@ -89,12 +93,50 @@ def judge(
             judged = steps[lines[-1]] > guard.after_steps
             certain = band.stops and judged and len(last) >= guard.patience
             found.append(_finding(key, steps, values[key], band, out, certain))
+    known = {finding.key for finding in found}
+    last_line = {key: series[-1] for key, series in values.items()}
+    signs = early_signs(steps[-1], last_line, guard)
+    found += [sign for sign in signs if sign.key not in known]
     if steps[-1] <= guard.after_steps and any(band.stops for band in bands.values()) and not found:
         text = (
             f"whether it collapses is judged from step {guard.after_steps:,} on "
             f"(guard.after_steps), and step {steps[-1]:,} was the last one logged"
         )
         found.append(Finding("early", text))
+    return found
+
+
+def early_signs(step: int, values: Mapping[str, float], guard: GuardConfig) -> list[Finding]:
+    """What is wrong already before the guard judges a run, by one line of its log.
+
+    Args:
+        step: of the line.
+        values: its figures; NaN where there is none.
+        guard: the run's own.
+    """
+    if step < EARLY_STEP:
+        return []
+    std = values.get("target_std", nan)
+    distance = values.get("teacher_distance", nan)
+    found = []
+    early = step <= guard.after_steps
+    if early and std < MIN_EARLY_STD:
+        text = (
+            f"the targets deviate by {std:.3g} only: an average of normalised layers does so by "
+            f"{MIN_EARLY_STD} at least"
+        )
+        advice = "Normalise layers or targets: objective.layer_norms, objective.target_norms."
+        found.append(Finding("look", text, advice, "target_std"))
+    if early and distance < MIN_DISTANCE:
+        text = "the teacher is a copy of the student"
+        found.append(Finding("look", text, FIGURES["teacher_distance"].advice, "teacher_distance"))
+    if 0 < guard.max_teacher_distance < distance:
+        text = (
+            f"the student runs away from its teacher: their distance is {distance:.2g}, above "
+            f"guard.max_teacher_distance {guard.max_teacher_distance:g}"
+        )
+        advice = "Try a smaller optim.lr, longer optim.warmup_steps, or a faster teacher."
+        found.append(Finding("look", text, advice, "teacher_distance"))
     return found
 
 

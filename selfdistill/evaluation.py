@@ -1,4 +1,4 @@
-"""The evaluations of a run, during training and at its end."""
+"""The evaluations of a run, during training and at its end: probes and pictures."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from selfdistill.config import RunConfig
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.loader import Source
 from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import Progress, by_modality
 from selfdistill.engine.run_dir import RunDir
@@ -16,18 +16,20 @@ from selfdistill.engine.sums import over_processes
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import errors_of
 from selfdistill.modalities.backbone import Backbones, build_backbones
+from selfdistill.pictures.run import Pictures
 from selfdistill.probes.evaluate import PROBES, Evaluator
 from selfdistill.probes.table import render
+from selfdistill.reports.pictures import FOLDER
 
 
 class Evaluation:
-    """The probes of a run: called by the trainer, on the main process only.
+    """The probes of a run and its pictures; made on the main process.
 
-    The last result is kept in ``RUN/eval.json``.
+    The last result is kept in ``RUN/eval.json``, the last pictures in ``RUN/pictures``.
 
     Args:
         config: of the run.
-        pipelines: by modality.
+        sources: of the training data, by modality.
         trainer: whose student is evaluated.
         run_dir: None on processes other than the main one.
         progress: the console.
@@ -36,7 +38,7 @@ class Evaluation:
     def __init__(
         self,
         config: RunConfig,
-        pipelines: Mapping[str, InputPipeline],
+        sources: Mapping[str, Source],
         trainer: Trainer,
         run_dir: RunDir | None,
         progress: Progress,
@@ -47,10 +49,11 @@ class Evaluation:
         self.run_dir = run_dir
         self.progress = progress
         self.evaluators = {
-            name: Evaluator(part, pipelines[name])
+            name: Evaluator(part, sources[name].pipeline)
             for name, part in self.parts.items()
             if part.eval.tasks and run_dir is not None
         }
+        self.pictures = {} if run_dir is None else self._pictures(sources, run_dir)
 
     def __call__(self, step: int) -> dict[str, float] | None:
         """Evaluate after ``step`` steps.
@@ -61,10 +64,13 @@ class Evaluation:
         trained = self._trained()
         if self.run_dir is None or trained is None:
             return {}
-        self.progress.log(f"evaluating frozen features after {step} steps")
-        result: dict[str, Any] | None = None
-        with self.trainer.stop.interrupting():
-            result = self._evaluate(step, trained)
+        if self.evaluators:
+            self.progress.log(f"evaluating frozen features after {step} steps")
+        result = self.trainer.stop.until_asked(lambda: self._evaluate(step, trained))
+        if not self.evaluators:
+            if result is None:
+                self.progress.log("the pictures are left out")
+            return {}
         if result is None:
             self.progress.log("the evaluation is broken off; it will be made when the run goes on")
             return None
@@ -86,12 +92,13 @@ class Evaluation:
 
     def _trained(self) -> Backbones | None:
         """The student on the main process; all processes have a part in it."""
-        if not any(part.eval.tasks for part in self.parts.values()):
+        if not any(part.eval.tasks or part.eval.pictures for part in self.parts.values()):
             return None
         return whole_student(self.trainer.plain_model, self.config, self.trainer.accelerator)
 
     def _evaluate(self, step: int, trained: Backbones) -> dict[str, Any]:
         known = all(evaluator.baselines for evaluator in self.evaluators.values())
+        known &= not any(pictures.needs_untrained for pictures in self.pictures.values())
         untrained = None if known else self._untrained()
         result: dict[str, Any] = {}
         for name, evaluator in self.evaluators.items():
@@ -99,7 +106,24 @@ class Evaluation:
                 before = None if untrained is None else untrained[name]
                 result |= evaluator.evaluate(before, trained[name])
             result[name]["step"] = step
+        for name, pictures in self.pictures.items():
+            pictures(step, None if untrained is None else untrained[name], trained[name])
         return result
+
+    def _pictures(self, sources: Mapping[str, Source], run_dir: RunDir) -> dict[str, Pictures]:
+        several = len(self.parts) > 1
+        return {
+            name: Pictures(
+                part,
+                sources[name],
+                self.evaluators.get(name),
+                run_dir.path / FOLDER / (name if several else ""),
+                self.trainer.writer,
+                f"{FOLDER}/{name}/" if several else f"{FOLDER}/",
+            )
+            for name, part in self.parts.items()
+            if part.eval.pictures
+        }
 
     def _check_accuracy(self, step: int, result: Mapping[str, Any]) -> None:
         for name, found in result.items():

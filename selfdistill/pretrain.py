@@ -118,8 +118,7 @@ def _run(
         progress.log(f"resumed from {resumed}")
     if writer is not None:
         writer.truncate_after(trainer.step_count)
-    pipelines = {name: source.pipeline for name, source in sources.items()}
-    evaluation = Evaluation(config, pipelines, trainer, run_dir, progress)
+    evaluation = Evaluation(config, sources, trainer, run_dir, progress)
     try:
         if trainer.step_count >= train.steps:
             progress.log(f"{config.run_dir} is finished after {trainer.step_count} steps")

@@ -46,6 +46,7 @@ FLOORS = [
         "run_files",
         "run_record",
         "run_scores",
+        "pictures",
         "plots",
         "reports",
         "compare",

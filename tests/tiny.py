@@ -98,7 +98,7 @@ COMMON: dict[str, Any] = {
     "data": {"workers": 0},
     "checkpoint": {"every": 7, "keep": 3},
     "log": {"every": 1, "tensorboard": False},
-    "eval": {"few_shot_labels": 2, "few_shot_draws": 2},
+    "eval": {"few_shot_labels": 2, "few_shot_draws": 2, "pictures": False},
 }
 DECODER = {"width": 8, "layers": 2, "kernel": 3, "groups": 2}
 OWN: dict[str, dict[str, Any]] = {

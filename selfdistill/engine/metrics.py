@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from selfdistill.durable import write_atomically
@@ -82,6 +83,10 @@ class MetricsWriter:
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
         _append(self._run_dir.metrics_path, {"step": step} | row)
         self._try_board(lambda board: _add_scalars(board, step, values))
+
+    def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Show uint8 [height, width, 3] in TensorBoard."""
+        self._try_board(lambda board: board.add_image(name, pixels, step, dataformats="HWC"))
 
     def write_left_out(self, row: Mapping[str, Any]) -> None:
         """Append what is known of a step that was left out; plain JSON values.

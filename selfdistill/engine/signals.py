@@ -3,10 +3,13 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 SAME_SIGNAL_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class _Interrupted(BaseException):
@@ -40,18 +43,16 @@ class StopSignal:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Let a signal, also one that came before, end what is inside at once."""
+    def until_asked(self, work: Callable[[], T]) -> T | None:
+        """What ``work`` returns; None: a signal, also one that came before, put an end to it."""
         self._interrupts = True
         try:
-            if self.number:
-                raise _Interrupted
-            yield
+            try:
+                return None if self.number else work()
+            finally:
+                self._interrupts = False
         except _Interrupted:
-            pass
-        finally:
-            self._interrupts = False
+            return None
 
     def explained(self, step: int, saved: object) -> str:
         """Why a run ends after ``step``, and where its state is ``saved``."""

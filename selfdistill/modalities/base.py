@@ -22,6 +22,7 @@ from selfdistill.renaming import Names
 from selfdistill.types import Masks, Tokens
 
 if TYPE_CHECKING:
+    from selfdistill.modalities.learned import FeaturePicture
     from selfdistill.modalities.picture import SamplePicture
 
 
@@ -186,6 +187,8 @@ class Modality:
         packing: how raw data become samples; None: by other means.
         picture: run config to what shows samples to people. The config need not be prepared, and
             may be one of defaults. It imports what draws when it is called. None: nothing does.
+        features: prepared run config and its pipeline to what shows people the features of
+            samples; it imports what draws when it is called. None: nothing does.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Modality:
     length_unit: str = ""
     packing: Packing | None = None
     picture: "Callable[[RunConfig], SamplePicture] | None" = None
+    features: "Callable[[RunConfig, InputPipeline], FeaturePicture] | None" = None
 
 
 def check_share(mask_prob: float) -> None:

@@ -25,6 +25,33 @@ from selfdistill.probes.sets import labels_of
 
 PROBES = ("linear", "few_shot", "knn")
 SOURCES = ("raw", "untrained", "trained")
+EMBEDDED = 1_000
+"""Test samples whose features are kept."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Samples by the features of one layer.
+
+    Attributes:
+        layer: which one.
+        x: float32 [N, D].
+        labels: int64 [N], ``UNLABELLED`` where a sample has none.
+        numbers: int64 [N], which samples of their set they are.
+    """
+
+    layer: int
+    x: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, features: Features, layer: int, seed: int) -> "Embedded":
+        """At most ``EMBEDDED`` of them, by chance."""
+        total = len(features.numbers)
+        chosen = np.sort(np.random.default_rng(seed).permutation(total)[:EMBEDDED])
+        x, labels, numbers = features.layers[layer], features.labels, features.numbers
+        return cls(layer, x[chosen], labels[chosen], numbers[chosen])
 
 
 @dataclass(frozen=True)
@@ -41,10 +68,13 @@ class Evaluator:
 
     Attributes:
         baselines: {task: {"raw" | "untrained": {probe: score}}}.
+        embedded: {task: {"untrained" | "trained": test samples at the linear probe's best layer}},
+            of the last evaluation.
     """
 
     def __init__(self, config: RunConfig, pipeline: InputPipeline) -> None:
         self.baselines: dict[str, dict[str, dict[str, Score]]] = {}
+        self.embedded: dict[str, dict[str, Embedded]] = {}
         (self._modality,) = config.parts()
         self._config: EvalConfig = config.eval
         self._access = Access.of(config.data)
@@ -110,9 +140,20 @@ class Evaluator:
             }
             found["raw"] = self._probe(train, test)
         if "untrained" not in found and untrained is not None:
-            found["untrained"] = self._probe(*self._features(task, untrained))
-        scores = {**found, "trained": self._probe(*self._features(task, trained))}
+            found["untrained"] = self._probe_encoder(name, "untrained", untrained)
+        scores = {**found, "trained": self._probe_encoder(name, "trained", trained)}
         return {probe: _table(scores, probe) for probe in PROBES} | self._sizes[name]
+
+    def _probe_encoder(self, name: str, source: str, encoder: Backbone) -> dict[str, Score]:
+        train, test = self._features(self._task(name), encoder)
+        found = self._probe(train, test)
+        kept = Embedded.of(test, found["linear"].layer, self._seed)
+        self.embedded.setdefault(name, {})[source] = kept
+        return found
+
+    def test_samples(self, name: str) -> ShardSet:
+        """The test split of a task."""
+        return self._task(name).test
 
     def _task(self, name: str) -> _Task:
         if name not in self._tasks:

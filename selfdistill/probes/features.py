@@ -1,6 +1,6 @@
 """Frozen features of samples: one vector per sample and layer, or one per token and layer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,7 +78,7 @@ def encoder_rows(
     batch_size: int,
     tokens: bool = False,
     whole: bool = False,
-) -> Iterator[Rows]:
+) -> Generator[Rows]:
     """Every layer of ``backbone``, batch by batch; bad samples are left out.
 
     While this runs it is in eval mode, without gradients, on its device and in the precision of

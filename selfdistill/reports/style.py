@@ -98,7 +98,7 @@ summary {{ cursor: pointer; color: var(--faint); font-weight: 500; padding: 0.3r
 .card > details {{ margin-top: 0.6rem; }}
 .figure > details {{ margin: 0; }}
 .figure.is-out summary {{ color: var(--tone); font-weight: 650; }}
-.pictures {{ display: grid; gap: 0.9rem;
+.pictures {{ display: grid; gap: 0.9rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }}
 figure {{ margin: 0; }}
 figure img {{ display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 6px;

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.modalities.audio.config import (
     AudioEncoderConfig,
@@ -24,6 +25,7 @@ from selfdistill.modalities.audio.pack import PACKING
 from selfdistill.modalities.base import Modality, check_spans
 
 if TYPE_CHECKING:
+    from selfdistill.modalities.learned import FeaturePicture
     from selfdistill.modalities.picture import SamplePicture
 
 
@@ -71,6 +73,13 @@ def picture(config: RunConfig) -> "SamplePicture":
     return AudioPicture(config)
 
 
+def features(config: RunConfig, pipeline: InputPipeline) -> "FeaturePicture":
+    """What shows its features to people."""
+    from selfdistill.modalities.audio.learned import AudioFeatures
+
+    return AudioFeatures(config)
+
+
 MODALITY = Modality(
     name="audio",
     encoder_config=AudioEncoderConfig,
@@ -85,4 +94,5 @@ MODALITY = Modality(
     length_unit="seconds",
     packing=PACKING,
     picture=picture,
+    features=features,
 )

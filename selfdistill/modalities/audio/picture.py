@@ -1,6 +1,6 @@
 """Audio for people: the waveform above its log-mel picture, with masked spans shaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -33,9 +33,7 @@ class AudioPicture(SamplePicture):
     def __init__(self, config: RunConfig) -> None:
         self.pipeline: AudioPipeline = AudioPipeline(config)
         self._rate = config.input.sampling_rate
-        layers = config.encoder.conv_layers
-        self._hop = prod(layer[2] for layer in layers)
-        self._field = receptive_field(layers)
+        self._layers = config.encoder.conv_layers
 
     def decode(self, members: Mapping[str, bytes]) -> np.ndarray:
         return self.pipeline.decode(members)
@@ -52,7 +50,7 @@ class AudioPicture(SamplePicture):
         below = area.axes(LEFT, BELOW, wide, mel)
         above = area.axes(LEFT, BELOW + mel + BETWEEN, wide, room - mel, sharex=below)
         self._draw_wave(above, shown.value)
-        self._draw_mel(below, shown.value)
+        draw_mel(below, shown.value, self._rate)
         for axes in (above, below):
             axes.set_facecolor("none")
             axes.tick_params(colors=INK, labelsize=7, length=2.5)
@@ -62,13 +60,9 @@ class AudioPicture(SamplePicture):
         above.set_xlim(0, len(shown.value) / self._rate)
         below.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
         for first, last in runs(shown.masked) if shown.masked is not None else ():
-            span = self._seconds(first), self._seconds(last)
+            span = [frame_start(frame, self._layers) / self._rate for frame in (first, last)]
             for axes in (above, below):
                 axes.axvspan(*span, color=MASKED, alpha=0.35, linewidth=0, zorder=-1)
-
-    def _seconds(self, frame: int) -> float:
-        """Where a frame begins, taken as the middle part of what it sees."""
-        return (frame * self._hop + (self._field - self._hop) / 2) / self._rate
 
     def _draw_wave(self, axes: Axes, wave: np.ndarray) -> None:
         step = max(len(wave) // POINTS, 1)
@@ -79,22 +73,30 @@ class AudioPicture(SamplePicture):
         axes.set_ylim(-1.05 * most, 1.05 * most)
         axes.set_yticks([])
 
-    def _draw_mel(self, axes: Axes, wave: np.ndarray) -> None:
-        bands = log_mel(wave, self._rate, BANDS).T
-        top = max(float(bands.max()), 0.0)  # silence is white
-        # windows of 25 ms every 10 ms: of each the middle
-        start, end = 0.0075, 0.0075 + 0.01 * bands.shape[1]
-        axes.imshow(
-            bands,
-            origin="lower",
-            aspect="auto",
-            cmap=LinearSegmentedColormap.from_list("", [(*to_rgb(LOUD), 0), LOUD]),
-            extent=(start, end, -0.5, BANDS - 0.5),
-            vmin=top - FLOOR,
-            vmax=top,
-            interpolation="nearest",
-        )
-        hertz = np.array([500, 1000, 2000, 4000, 8000, 16_000])
-        hertz = hertz[hertz < 0.9 * self._rate / 2]
-        mel = np.log1p(hertz / 700) / np.log1p(self._rate / 2 / 700)
-        axes.set_yticks(mel * (BANDS + 1) - 1, [f"{h / 1000:g} kHz" for h in hertz])
+
+def frame_start(frame: int, conv_layers: Sequence[Sequence[int]]) -> float:
+    """The sample at which a frame begins, taken as the middle part of what it sees."""
+    hop = prod(layer[2] for layer in conv_layers)
+    return frame * hop + (receptive_field(conv_layers) - hop) / 2
+
+
+def draw_mel(axes: Axes, wave: np.ndarray, rate: int) -> None:
+    """The log-mel picture of a waveform float [L] over seconds."""
+    bands = log_mel(wave, rate, BANDS).T
+    top = max(float(bands.max()), 0.0)  # silence is white
+    # windows of 25 ms every 10 ms: of each the middle
+    start, end = 0.0075, 0.0075 + 0.01 * bands.shape[1]
+    axes.imshow(
+        bands,
+        origin="lower",
+        aspect="auto",
+        cmap=LinearSegmentedColormap.from_list("", [(*to_rgb(LOUD), 0), LOUD]),
+        extent=(start, end, -0.5, BANDS - 0.5),
+        vmin=top - FLOOR,
+        vmax=top,
+        interpolation="nearest",
+    )
+    hertz = np.array([500, 1000, 2000, 4000, 8000, 16_000])
+    hertz = hertz[hertz < 0.9 * rate / 2]
+    mel = np.log1p(hertz / 700) / np.log1p(rate / 2 / 700)
+    axes.set_yticks(mel * (BANDS + 1) - 1, [f"{h / 1000:g} kHz" for h in hertz])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.masking import masked_count
 from selfdistill.modalities.base import Modality, check_share
@@ -20,6 +21,7 @@ from selfdistill.modalities.image.original_2 import ORIGINAL_2
 from selfdistill.modalities.image.pack import PACKING
 
 if TYPE_CHECKING:
+    from selfdistill.modalities.learned import FeaturePicture
     from selfdistill.modalities.picture import SamplePicture
 
 
@@ -104,6 +106,13 @@ def picture(config: RunConfig) -> "SamplePicture":
     return ImagePicture(config)
 
 
+def features(config: RunConfig, pipeline: InputPipeline) -> "FeaturePicture":
+    """What shows its features to people."""
+    from selfdistill.modalities.image.learned import ImageFeatures
+
+    return ImageFeatures(config)
+
+
 MODALITY = Modality(
     name="image",
     encoder_config=ImageEncoderConfig,
@@ -117,4 +126,5 @@ MODALITY = Modality(
     check=check,
     packing=PACKING,
     picture=picture,
+    features=features,
 )

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
+from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import Modality, check_spans
 from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig, TextMaskConfig
@@ -14,6 +15,7 @@ from selfdistill.modalities.text.original_2 import ORIGINAL_2
 from selfdistill.modalities.text.pack import PACKING
 
 if TYPE_CHECKING:
+    from selfdistill.modalities.learned import FeaturePicture
     from selfdistill.modalities.picture import SamplePicture
 
 
@@ -49,6 +51,14 @@ def picture(config: RunConfig) -> "SamplePicture":
     return TextPicture(config)
 
 
+def features(config: RunConfig, pipeline: InputPipeline) -> "FeaturePicture":
+    """What shows its features to people."""
+    from selfdistill.modalities.text.learned import TextFeatures
+
+    assert isinstance(pipeline, TextPipeline)
+    return TextFeatures(pipeline)
+
+
 MODALITY = Modality(
     name="text",
     encoder_config=TextEncoderConfig,
@@ -65,4 +75,5 @@ MODALITY = Modality(
     prepare=prepare,
     packing=PACKING,
     picture=picture,
+    features=features,
 )

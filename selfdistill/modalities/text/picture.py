@@ -63,7 +63,7 @@ class TextPicture(SamplePicture):
         if shown.masked is None or self.pipeline is None:
             return [("", word) for word in shown.value.replace("\n", " ").split(" ")]
         tokenizer = self.pipeline.tokenizer
-        pieces = [_spelling(tokenizer.parsing, int(token)) for token in shown.value]
+        pieces = [piece_text(tokenizer.parsing, int(token)) for token in shown.value]
         kinds = ["masked" if hidden else "piece" for hidden in shown.masked]
         kinds[0] = "frame" if kinds[0] == "piece" else kinds[0]
         kinds[-1] = "frame" if kinds[-1] == "piece" else kinds[-1]
@@ -112,7 +112,7 @@ def _write(axes: Axes, left: float, line: int, text: str, colour: str) -> None:
     )
 
 
-def _spelling(tokenizer: tokenizers.Tokenizer, token: int) -> str:
+def piece_text(tokenizer: tokenizers.Tokenizer, token: int) -> str:
     """A token as text, with ``SPACE`` where it begins with a space."""
     piece = str(tokenizer.id_to_token(token))
     if isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):

@@ -1,0 +1,1 @@
+"""What a run's encoders make of samples, as pictures."""

@@ -1,0 +1,171 @@
+"""Figures of what the encoders of a run make of samples, and their files."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib.style
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+from selfdistill.config import RunConfig
+from selfdistill.data.loader import Source
+from selfdistill.modalities.backbone import Backbone
+from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.learned import Look
+from selfdistill.pictures.map import Planes, draw_map
+from selfdistill.pictures.scene import (
+    Scene,
+    embedded,
+    examples_of,
+    mixed,
+    tokens_of,
+    training_part,
+)
+from selfdistill.plots import STYLE
+from selfdistill.probes.evaluate import Embedded, Evaluator
+
+MOST_BYTES = 300_000
+"""Of a file."""
+COLOURS = 256
+RESOLUTIONS = (150, 110, 80, 60)
+
+
+class Drawing:
+    """Draws the samples of one modality, always the same ones.
+
+    What the untrained encoder makes of them is kept in memory.
+
+    Args:
+        config, source, evaluator: as in ``Pictures``.
+    """
+
+    def __init__(self, config: RunConfig, source: Source, evaluator: Evaluator | None) -> None:
+        self._config, self._evaluator = config, evaluator
+        self._shards, self._pipeline = source.shards, source.pipeline
+        self._modality = load_modality(config.modality)
+        features = self._modality.features
+        self._picture = None if features is None else features(config, source.pipeline)
+        self._plain: Embedded | None = None
+        self._looks: list[Look] = []
+        self._maps: dict[str, Planes] = {}
+        self._numbers = np.empty(0, dtype=np.int64)
+
+    @property
+    def knows_untrained(self) -> bool:
+        return bool(len(self._numbers))
+
+    def figures(
+        self, step: int, untrained: Backbone | None, trained: Backbone
+    ) -> Iterator[tuple[str, Figure]]:
+        """Names, words joined by ``_``, and figures; see ``Pictures``."""
+        scenes = self._scenes(untrained, trained)
+        origins = [scene.origin(self._modality.name, step, trained.depth) for scene in scenes]
+        looks = self._seen(scenes[0], untrained, trained)
+        if self._picture is not None:
+            yield from self._picture.draw(looks, origins[0]).items()
+        for scene, origin in zip(scenes, origins, strict=True):
+            before = self._maps.get(scene.task)
+            if before is None:
+                before = Planes.of(scene.untrained.x, self._config.seed)
+                self._maps[scene.task] = before
+            both = {
+                "untrained": before,
+                "trained": Planes.of(scene.trained.x, self._config.seed),
+            }
+            figure = draw_map(both, scene.trained.labels, scene.task or "label", origin)
+            by = f"_by_{scene.task}" if scene.task else ""
+            yield f"map_of_samples{by}", figure
+
+    def _scenes(self, untrained: Backbone | None, trained: Backbone) -> list[Scene]:
+        if self._evaluator is not None:
+            return [
+                Scene(
+                    name, self._evaluator.test_samples(name), found["untrained"], found["trained"]
+                )
+                for name, found in self._evaluator.embedded.items()
+            ]
+        part = training_part(self._shards, self._config.seed)
+
+        def of(backbone: Backbone) -> Embedded:
+            size = self._config.eval.batch_size
+            return embedded(backbone, part, self._pipeline, size, self._config.seed)
+
+        if self._plain is None:
+            assert untrained is not None
+            self._plain = of(untrained)
+        return [Scene("", part, self._plain, of(trained))]
+
+    def _seen(self, scene: Scene, untrained: Backbone | None, trained: Backbone) -> list[Look]:
+        """Samples with the tokens of both encoders."""
+        samples, pipeline = scene.samples, self._pipeline
+        if not len(self._numbers):
+            assert untrained is not None
+            most = 1 if self._picture is None else self._picture.samples
+            order = mixed(scene.untrained.labels, self._config.seed)[:most]
+            self._numbers, tokens = tokens_of(
+                untrained, samples, scene.untrained.numbers[order], pipeline, scene.untrained.layer
+            )
+            self._looks = [
+                Look(key, label, example, {"untrained": x})
+                for (key, example, label), x in zip(
+                    examples_of(samples, self._numbers, pipeline), tokens, strict=True
+                )
+            ]
+        _, tokens = tokens_of(trained, samples, self._numbers, pipeline, scene.trained.layer)
+        return [
+            Look(
+                look.key,
+                look.label,
+                look.example,
+                {
+                    "untrained": look.tokens["untrained"].astype(np.float32),
+                    "trained": x.astype(np.float32),
+                },
+            )
+            for look, x in zip(self._looks, tokens, strict=True)
+        ]
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """The style of the drawings, and random numbers of their own."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with (
+        torch.random.fork_rng(devices),
+        matplotlib.style.context(["default", STYLE, {"text.hinting": "none"}]),
+        warnings.catch_warnings(),
+        # the matrices are small: more threads only take cores from the loader's workers
+        threadpool_limits(limits=1),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def as_png(figure: Figure) -> bytes:
+    """As sharp as ``MOST_BYTES`` allow, at need in few colours."""
+    for resolution in RESOLUTIONS:
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=resolution)
+        if out.tell() > MOST_BYTES:
+            drawn = Image.open(out).convert("RGB")
+            out = io.BytesIO()
+            drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        if out.tell() <= MOST_BYTES:
+            break
+    return out.getvalue()
+
+
+def file_name(name: str) -> str:
+    """A picture's name, which may have a task's in it, as that of a file."""
+    return re.sub(r"[^\w .+-]", "-", name).lstrip(".")[:120]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """uint8 [height, width, 3]."""
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -1,0 +1,52 @@
+"""A signal that asks a run to stop: noted, and an end to what can be made up for."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from selfdistill.engine.signals import StopSignal
+
+
+@pytest.fixture
+def stop() -> Iterator[StopSignal]:
+    found = StopSignal()
+    with found.caught():
+        yield found
+
+
+def test_work_that_nobody_stops(stop: StopSignal) -> None:
+    assert stop.until_asked(lambda: 7) == 7
+    assert stop.number == 0
+
+
+def test_a_signal_ends_work_but_nothing_else(stop: StopSignal) -> None:
+    done: list[int] = []
+
+    def work() -> int:
+        try:
+            done.append(1)
+            signal.raise_signal(signal.SIGUSR1)
+            done.append(2)
+        except Exception:  # it is no fault that a handler of faults may take
+            done.append(3)
+        return 7
+
+    assert stop.until_asked(work) is None
+    assert done == [1]
+    assert stop.number == signal.SIGUSR1
+    signal.raise_signal(signal.SIGUSR1)  # the same request, passed on by a launcher
+
+
+def test_one_that_came_before_leaves_work_undone(stop: StopSignal) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    done: list[int] = []
+    assert stop.until_asked(lambda: done.append(1)) is None
+    assert done == []
+
+
+def test_faults_are_those_of_the_work(stop: StopSignal) -> None:
+    with pytest.raises(ZeroDivisionError):
+        stop.until_asked(lambda: 1 // 0)
+    signal.raise_signal(signal.SIGTERM)  # noted only: nothing is being done
+    assert stop.number == signal.SIGTERM

@@ -1,12 +1,18 @@
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import build_config
 from selfdistill.modalities.base import load_modality
+
+# sums over another number of threads have other last digits; and tests run side by side
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 MODEL = {"width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2.0}
 TINY: dict[str, dict[str, Any]] = {

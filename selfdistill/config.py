@@ -217,6 +217,10 @@ class DataConfig:
     """Stop when more than this share of the samples read is bad."""
 
 
+PROBES = ("linear", "few_shot", "knn")
+"""Of an evaluation during training."""
+
+
 @dataclass(frozen=True)
 class CheckpointConfig:
     every: int = 5_000

@@ -4,11 +4,10 @@ from functools import reduce
 from math import inf
 from typing import Any
 
-from selfdistill.config import RunConfig
+from selfdistill.config import PROBES, RunConfig
 from selfdistill.errors import UserError
 from selfdistill.health.figures import FIGURES
 
-PROBES = ("linear", "few_shot", "knn")
 AT_LEAST_ONE = (
     "model.width",
     "model.depth",

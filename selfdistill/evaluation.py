@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from selfdistill.config import RunConfig
+from selfdistill.config import PROBES, RunConfig
 from selfdistill.data.loader import Source
 from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import Progress, by_modality
@@ -17,7 +17,7 @@ from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import errors_of
 from selfdistill.modalities.backbone import Backbones, build_backbones
 from selfdistill.pictures.run import Pictures
-from selfdistill.probes.evaluate import PROBES, Evaluator
+from selfdistill.probes.evaluate import Evaluator
 from selfdistill.probes.table import render
 from selfdistill.reports.pictures import FOLDER
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from selfdistill.config import EvalConfig, RunConfig, TaskConfig
+from selfdistill.config import PROBES, EvalConfig, RunConfig, TaskConfig
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet, open_shards
@@ -23,7 +23,6 @@ from selfdistill.probes.labels import Named, check_labels
 from selfdistill.probes.panel import Panel
 from selfdistill.probes.sets import labels_of
 
-PROBES = ("linear", "few_shot", "knn")
 SOURCES = ("raw", "untrained", "trained")
 EMBEDDED = 1_000
 """Test samples whose features are kept."""

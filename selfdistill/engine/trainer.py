@@ -1,8 +1,8 @@
 """The training loop.
 
 A batch walks: loader -> ``Trainer.step`` -> ``Data2Vec.forward`` -> backward -> clip -> optimiser
--> teacher. Everything that changes over time is a function of the step, so a checkpoint is the
-model, the optimiser and one integer.
+-> teacher. What changes over time is a function of the step, so a checkpoint is the model, the
+optimiser, the step, and what the guards remember.
 """
 
 import contextlib

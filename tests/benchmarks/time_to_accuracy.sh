@@ -20,4 +20,4 @@ for seed in "$@"; do
   done
 done
 selfdistill compare $runs --out tests/benchmarks/results/$modality.svg \
-  | tee tests/benchmarks/results/$modality.txt
+  | sed '/^written to/d' | tee tests/benchmarks/results/$modality.txt

@@ -18,6 +18,7 @@ FLOORS = [
         "config_limits",
         "config_yaml",
         "schedules",
+        "step_parts",
         "masking",
         "renaming",
         "torch_file",

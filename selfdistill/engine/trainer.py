@@ -36,6 +36,7 @@ from selfdistill.masking import row_keys
 from selfdistill.models.region import prepare_regions
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.schedules import ema_decay
+from selfdistill.step_parts import as_part
 
 Load = Callable[[int, Sequence[int]], Generator[list[MicroBatch]]]
 """The micro-batches of each step, from a number of steps on, past some steps of the data."""
@@ -175,14 +176,16 @@ class Trainer:
             self.recovery.good = self.saver.last
             if self._is_logged(self.step_count + 1):
                 interval.add_gradients(part_norms(self.plain_model), max(1.0, norm / limit))
-            self.optimizer.step()
+            with as_part("optimiser"):
+                self.optimizer.step()
         elif scaled:
             accelerator.scaler.update()  # or it refuses the next step
         self.optimizer.zero_grad()
         self.step_count += 1
         if accepted and not getattr(self.optimizer, "step_was_skipped", False):
             decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
-            self.plain_model.update_teacher(decay)
+            with as_part("ema"):
+                self.plain_model.update_teacher(decay)
             interval.add(outputs, losses, total, norm)
 
     def _seed(self) -> None:
@@ -208,7 +211,8 @@ class Trainer:
                     for name, output in found.items()
                 ]
                 # gradients are averaged over processes, whose losses add up
-                accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
+                with as_part("backward"):
+                    accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
             outputs.append({n: o._replace(loss=o.loss.detach()) for n, o in found.items()})
         return outputs
 

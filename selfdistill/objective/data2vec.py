@@ -12,6 +12,7 @@ from selfdistill.objective.loss import class_loss, regression_loss
 from selfdistill.objective.moments import Moments, variance_over_samples
 from selfdistill.objective.predictor import build_predictor
 from selfdistill.objective.teacher import Teacher
+from selfdistill.step_parts import as_part
 from selfdistill.types import Batch
 
 
@@ -67,33 +68,36 @@ class Data2Vec(nn.Module):
         objective, compat, masks = self.parts[name].objective, self.parts[name].compat, batch.masks
         assert masks is not None, "training batches carry masks"
         student = self.student[name]
-        local = student.encoder.embed(batch.inputs, batch.lengths)
+        with as_part("feature_encoder"):
+            local = student.encoder.embed(batch.inputs, batch.lengths)
         norms: list[Tensor] = []
-        every = self.teacher(name, batch, local, self.student, norms)  # [B, T, D]
-        targets = masks.gather(every)  # [R, N, D]
+        with as_part("teacher"):
+            every = self.teacher(name, batch, local, self.student, norms)  # [B, T, D]
+            targets = masks.gather(every)  # [R, N, D]
         prediction = self.predictors[name](student, local, masks)
-        predictions = prediction.masked.float()
-        tokens = masks.count()
-        loss = regression_loss(predictions, targets, masks.weight, objective)
-        if objective.cls_loss:
-            summed = class_loss(prediction.prefix.float(), every, local.padding, objective)
-            rows = 1 if compat.summed_class_loss else len(masks.masked)
-            loss = loss + summed * tokens / rows
-        with torch.no_grad():
+        with as_part("loss"):
+            predictions = prediction.masked.float()
+            tokens = masks.count()
+            loss = regression_loss(predictions, targets, masks.weight, objective)
+            if objective.cls_loss:
+                summed = class_loss(prediction.prefix.float(), every, local.padding, objective)
+                rows = 1 if compat.summed_class_loss else len(masks.masked)
+                loss = loss + summed * tokens / rows
+        with as_part("figures"), torch.no_grad():
             seen = local.x.shape[0] * local.x.shape[1]
             valid = seen if local.padding is None else (~local.padding).sum()
             num_masks = len(masks.masked) // len(local.x)
             error = ((predictions - targets).square().sum(-1) * masks.weight).sum()
-        return StepOutput(
-            loss=loss,
-            tokens=tokens,
-            valid=torch.zeros_like(tokens) + valid * num_masks,
-            targets=Moments.of(targets, masks.weight),
-            predictions=Moments.of(predictions, masks.weight),
-            error=error,
-            sample_variance=variance_over_samples(every, local.padding),
-            teacher_norms=torch.stack(norms) * num_masks,
-        )
+            return StepOutput(
+                loss=loss,
+                tokens=tokens,
+                valid=torch.zeros_like(tokens) + valid * num_masks,
+                targets=Moments.of(targets, masks.weight),
+                predictions=Moments.of(predictions, masks.weight),
+                error=error,
+                sample_variance=variance_over_samples(every, local.padding),
+                teacher_norms=torch.stack(norms) * num_masks,
+            )
 
     def update_teacher(self, decay: float) -> None:
         """Move the teacher after an optimiser step."""

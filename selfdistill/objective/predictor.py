@@ -14,6 +14,7 @@ from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import FeatureEncoder
 from selfdistill.models.decoder import Decoder
 from selfdistill.objective.head import build_head
+from selfdistill.step_parts import as_part
 from selfdistill.types import Masks, Tokens
 
 
@@ -51,9 +52,11 @@ class Dense(Predictor):
 
     def forward(self, student: Backbone, local: Tokens, masks: Masks) -> Prediction:
         encoder = student.encoder
-        x = student(encoder.locate(encoder.fill(local, masks)))
+        with as_part("student"):
+            x = student(encoder.locate(encoder.fill(local, masks)))
         prefix = encoder.num_prefix_tokens
-        return Prediction(self.head(masks.gather(x[:, prefix:])), x[:, :prefix])
+        with as_part("decoder"):
+            return Prediction(self.head(masks.gather(x[:, prefix:])), x[:, :prefix])
 
 
 class Visible(Predictor):
@@ -70,10 +73,12 @@ class Visible(Predictor):
 
     def forward(self, student: Backbone, local: Tokens, masks: Masks) -> Prediction:
         encoder = student.encoder
-        x = student(encoder.keep(local, masks))
+        with as_part("student"):
+            x = student(encoder.keep(local, masks))
         prefix = encoder.num_prefix_tokens
         padding = None if local.padding is None else masks.repeat(local.padding)
-        return Prediction(self.decoder(x[:, prefix:], masks, padding), x[:, :prefix])
+        with as_part("decoder"):
+            return Prediction(self.decoder(x[:, prefix:], masks, padding), x[:, :prefix])
 
 
 def build_predictor(config: RunConfig, encoder: FeatureEncoder) -> Predictor:

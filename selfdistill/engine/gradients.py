@@ -3,17 +3,15 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfdistill.engine.sharding import whole
 from selfdistill.objective.data2vec import Data2Vec
 
 
-def part_norms(model: Data2Vec) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Those of the shared blocks, and those of each modality's encoder and predictor.
-
-    Every figure makes the host wait for the device: call it in steps that are logged only.
-    """
+def part_norms(model: Data2Vec) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Those of the shared blocks, and those of each modality's encoder and predictor; scalars on
+    the device."""
     own = {
         name: {
             "grad_norm_encoder": _norm(model.student.encoders[name].parameters()),
@@ -24,6 +22,6 @@ def part_norms(model: Data2Vec) -> tuple[dict[str, float], dict[str, dict[str, f
     return {"grad_norm_blocks": _norm(model.student.trunk.parameters())}, own
 
 
-def _norm(parameters: Iterable[nn.Parameter]) -> float:
+def _norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(whole(torch.nn.utils.get_total_norm(gradients)))
+    return whole(torch.nn.utils.get_total_norm(gradients))

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
+from selfdistill.engine.sums import summed
 from selfdistill.objective.data2vec import StepOutput
 from selfdistill.objective.moments import Moments, effective_rank, spectral_slope
 
@@ -27,13 +29,14 @@ OF_A_MODALITY = (
     "grad_norm_predictor",
 )
 
-
-Gradients = tuple[dict[str, float], dict[str, dict[str, float]]]
+Gradients = tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]
 """Norms of the shared blocks' and of each modality's own parts."""
 
 
 class Interval:
     """Sums over the steps of a logging interval; they stay on the device until ``take``.
+
+    A step that was not taken would spoil every sum, and only the device knows that by then.
 
     Args:
         modalities: their names.
@@ -47,40 +50,41 @@ class Interval:
         self._restart()
 
     def _restart(self) -> None:
-        self._sums = {name: _Sums() for name in self._modalities}
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._gradients: Gradients = ({}, {name: {} for name in self._modalities})
+        self._sums = {name: _Sum() for name in self._modalities}
+        self._widths: dict[str, int] = {}
+        # of all processes: steps, loss, gradient norm, losses of the modalities
+        self._whole = _Sum()
+        self._gradients: tuple[Gradients, Tensor, Tensor] | None = None
         self._since = time.monotonic()
         self.data_wait = 0.0
 
     def add(
         self,
         outputs: Sequence[Mapping[str, StepOutput]],
-        losses: Mapping[str, float],
-        loss: float,
-        grad_norm: float,
+        losses: Tensor,
+        loss: Tensor,
+        grad_norm: Tensor,
+        taken: Tensor,
     ) -> None:
-        """Add a finished step; one that was left out would spoil every sum.
+        """Add a step.
 
         Args:
             outputs: of its micro-batches, by modality.
-            losses: of each modality, per masked token.
-            loss: their weighted sum.
-            grad_norm: before clipping.
+            losses: float64 [n], of each modality over all processes, per masked token.
+            loss: float64 scalar, their weighted sum.
+            grad_norm: scalar, before clipping.
+            taken: bool scalar; False adds nothing.
         """
         for name, sums in self._sums.items():
-            sums.add([output[name] for output in outputs], losses[name])
-        self._losses.append(loss)
-        self._norms.append(grad_norm)
+            for output in outputs:
+                self._widths[name] = output[name].targets.total.shape[0]
+                sums.add(_flat(output[name]), taken)
+        step = torch.stack([torch.ones_like(loss), loss, grad_norm])
+        self._whole.add(torch.cat([step, losses]), taken)
 
-    def add_gradients(self, norms: Gradients, factor: float) -> None:
-        """Note the norms of the last step's parts, times a factor."""
-        run, own = norms
-        self._gradients = (
-            {key: value * factor for key, value in run.items()},
-            {name: {key: v * factor for key, v in part.items()} for name, part in own.items()},
-        )
+    def add_gradients(self, norms: Gradients, factor: Tensor, taken: Tensor) -> None:
+        """Note the norms of the last step's parts, times a factor, if it was taken."""
+        self._gradients = (norms, factor, taken)
 
     def take(
         self, accelerator: Accelerator
@@ -88,74 +92,82 @@ class Interval:
         """The interval's metrics over all processes; begins a new interval.
 
         Returns:
-            Those of the run and those of each modality. Without a finished step in it, all but
-            ``data_wait`` are NaN.
+            Those of the run and those of each modality. Without a step that was taken in it, all
+            but ``data_wait`` are NaN.
         """
-        whole = dict.fromkeys(OF_THE_RUN, float("nan"))
-        of_blocks, of_parts = self._gradients
-        if self._losses:
-            whole |= {"loss": _mean(self._losses), "grad_norm": _mean(self._norms), **of_blocks}
-        whole["data_wait"] = self.data_wait / max(time.monotonic() - self._since, 1e-9)
-        own = {
-            name: sums.metrics(accelerator) | of_parts[name] for name, sums in self._sums.items()
-        }
+        of_run, of_parts = self._norms()
+        steps, loss, norm, *losses = self._whole.read() or [0.0] * (3 + len(self._modalities))
+        run = dict.fromkeys(OF_THE_RUN, math.nan)
+        own = {name: dict.fromkeys(OF_A_MODALITY, math.nan) for name in self._modalities}
+        if steps:
+            run |= {"loss": loss / steps, "grad_norm": norm / steps, **of_run}
+            for (name, sums), its_loss in zip(self._sums.items(), losses, strict=True):
+                figures = _figures(sums.over_processes(accelerator), self._widths[name])
+                own[name] = {"loss": its_loss / steps, **figures, **of_parts[name]}
+        run["data_wait"] = self.data_wait / max(time.monotonic() - self._since, 1e-9)
         self._restart()
-        return whole, own
+        return run, own
+
+    def _norms(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        if self._gradients is None or not self._gradients[2]:
+            return {}, {name: {} for name in self._modalities}
+        (run, own), factor, _ = self._gradients
+        return (
+            {key: float(value * factor) for key, value in run.items()},
+            {n: {key: float(v * factor) for key, v in part.items()} for n, part in own.items()},
+        )
 
 
-class _Sums:
-    """Those of one modality."""
+class _Sum:
+    """Of vectors on the device."""
 
     def __init__(self) -> None:
-        self._moments: tuple[Moments, Moments] | None = None
-        self._rest = torch.empty(0)  # masked tokens, valid tokens, error, norms behind each block
-        self._losses: list[float] = []
+        self._total: Tensor | None = None
 
-    def add(self, outputs: Sequence[StepOutput], loss: float) -> None:
-        for output in outputs:
-            fresh = (output.targets, output.predictions)
-            spread = output.sample_variance  # NaN where there was one sample only
-            known = torch.stack([spread.nan_to_num(), spread.isfinite().float()])
-            rest = torch.stack([output.tokens, output.valid, output.error])
-            rest = torch.cat([rest, known, output.teacher_norms])
-            if self._moments is None:
-                self._moments, self._rest = fresh, rest.double()
-            else:
-                self._moments = (self._moments[0].plus(fresh[0]), self._moments[1].plus(fresh[1]))
-                self._rest += rest
-        self._losses.append(loss)
+    def add(self, numbers: Tensor, taken: Tensor) -> None:
+        """Add float64 [n] where ``taken``."""
+        before = torch.zeros_like(numbers) if self._total is None else self._total
+        self._total = torch.where(taken, before + numbers, before)
 
-    def metrics(self, accelerator: Accelerator) -> dict[str, float]:
-        """Over all processes; NaN where nothing was added."""
-        if self._moments is None:
-            return dict.fromkeys(OF_A_MODALITY, float("nan"))
-        parts = [part.reshape(-1) for moments in self._moments for part in moments]
-        summed = torch.cat([self._rest, *parts])
-        if accelerator.num_processes > 1:
-            summed = accelerator.reduce(summed, reduction="sum")
-        masked, valid, error, spread, batches, *norms = summed[: len(self._rest)].tolist()
-        width = self._moments[0].total.shape[0]
-        targets, predictions = (
-            Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
-            for row in summed[len(self._rest) :].chunk(2)
-        )
-        spectrum = targets.spectrum()
-        figures = {
-            "loss": _mean(self._losses),
-            "masked_share": masked / valid,
-            "target_std": targets.std(),
-            "prediction_std": predictions.std(),
-            "sample_std": math.sqrt(spread / batches) if batches else float("nan"),
-            "target_rank": effective_rank(spectrum),
-            "prediction_rank": effective_rank(predictions.spectrum()),
-            "target_slope": spectral_slope(spectrum),
-            "target_cosine": targets.cosine(),
-            "prediction_cosine": predictions.cosine(),
-            # what a constant, the targets' mean, would leave unexplained is their variance
-            "explained_variance": 1 - error / (float(spectrum.sum()) * max(masked - 1, 1)),
-        }
-        return figures | {f"teacher_norm_{i:02d}": n / valid for i, n in enumerate(norms, start=1)}
+    def read(self) -> list[float]:
+        """The sum; empty where nothing was added."""
+        return [] if self._total is None else self._total.tolist()
+
+    def over_processes(self, accelerator: Accelerator) -> Tensor:
+        """That of all processes, which must ask together after each has added something."""
+        assert self._total is not None
+        return summed(self._total, accelerator)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _flat(output: StepOutput) -> Tensor:
+    """float64 [n], for ``_figures``."""
+    spread = output.sample_variance  # NaN where there was one sample only
+    known = [spread.nan_to_num(), spread.isfinite()]
+    counted = torch.stack([output.tokens, output.valid, output.error, *known])
+    moments = [part.reshape(-1) for of in (output.targets, output.predictions) for part in of]
+    return torch.cat([*moments, counted, output.teacher_norms])
+
+
+def _figures(numbers: Tensor, width: int) -> dict[str, float]:
+    """Figures of a modality, of sums of ``_flat``."""
+    size = 1 + width + width * width
+    targets, predictions = (
+        Moments(row[0], row[1 : width + 1], row[width + 1 :].reshape(width, width))
+        for row in numbers[: 2 * size].chunk(2)
+    )
+    masked, valid, error, spread, batches, *norms = numbers[2 * size :].tolist()
+    spectrum = targets.spectrum()
+    figures = {
+        "masked_share": masked / valid,
+        "target_std": targets.std(),
+        "prediction_std": predictions.std(),
+        "sample_std": math.sqrt(spread / batches) if batches else math.nan,
+        "target_rank": effective_rank(spectrum),
+        "prediction_rank": effective_rank(predictions.spectrum()),
+        "target_slope": spectral_slope(spectrum),
+        "target_cosine": targets.cosine(),
+        "prediction_cosine": predictions.cosine(),
+        # what a constant, the targets' mean, would leave unexplained is their variance
+        "explained_variance": 1 - error / (float(spectrum.sum()) * max(masked - 1, 1)),
+    }
+    return figures | {f"teacher_norm_{i:02d}": n / valid for i, n in enumerate(norms, start=1)}

@@ -4,10 +4,11 @@ import math
 from fnmatch import fnmatchcase
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 
 from selfdistill.config import OptimConfig
 from selfdistill.errors import UserError
@@ -49,6 +50,24 @@ def _has_fused_kernel(device: torch.device) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def step_where(optimizer: AcceleratedOptimizer, taken: Tensor) -> None:
+    """A step of the optimiser, if it is to be taken; else weights and state stay as they are.
+
+    Args:
+        optimizer: of ``build_optimizer``, prepared by accelerate.
+        taken: bool scalar on the device, for which the host waits only where it must: with a
+            scaler, and where there is no fused kernel.
+    """
+    inner, scaler = optimizer.optimizer, optimizer.scaler
+    if scaler is None and inner.defaults["fused"]:
+        inner.found_inf = (~taken).float()  # the kernel looks there before it writes
+        optimizer.step()
+    elif taken:
+        optimizer.step()
+    elif scaler is not None:
+        scaler.update()  # or it refuses the next step
 
 
 class TriStageScheduler(Scheduler):

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
-from selfdistill.config import TrainConfig
+from selfdistill.config import RunConfig
 from selfdistill.data.ledger import MicroBatch
 from selfdistill.data.steps import data_step
 from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.step_guard import StepGuard
+from selfdistill.engine.step_judge import StepJudge
 from selfdistill.errors import HealthError
 from selfdistill.objective.data2vec import StepOutput
 
@@ -22,6 +25,25 @@ NAMED = 5
 
 Samples = Mapping[str, Sequence[str]]
 """Keys by modality."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What has to be known of a step until its verdict is read.
+
+    Attributes:
+        step: steps done before.
+        data_step: the step of the data that it has its batches from.
+        keys: of the samples of each micro-batch of this process.
+        losses: the sum of each modality in each micro-batch, float32 scalars on the device.
+        saved: the last checkpoint before it; None on processes other than the main one.
+    """
+
+    step: int
+    data_step: int
+    keys: Sequence[Samples]
+    losses: Sequence[Mapping[str, Tensor]]
+    saved: Path | None
 
 
 class Recovery:
@@ -34,52 +56,63 @@ class Recovery:
         progress: the console.
 
     Attributes:
-        guard: judges the steps.
+        judge: of the steps, on the device.
+        guard: of what came of them.
         good: the last checkpoint with a good step behind it; None on processes other than the
             main one.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         accelerator: Accelerator,
         writer: MetricsWriter | None,
         progress: Progress,
     ) -> None:
-        self.guard = StepGuard(config)
+        self.judge = StepJudge(config.parts(), config.train.max_loss_jump, accelerator.device)
+        self.guard = StepGuard(config.train)
         self.accelerator = accelerator
         self.writer = writer
         self.progress = progress
         self.good: Path | None = None
         self._last_fault = ""
 
-    def accepts(
+    def record(
         self,
         step: int,
-        losses: Mapping[str, float],
-        grad_norm: float,
         micro_batches: Sequence[MicroBatch],
         outputs: Sequence[Mapping[str, StepOutput]],
-    ) -> bool:
-        """Whether a step may be taken; else its samples are told and written to ``left_out.jsonl``.
+        saved: Path | None,
+    ) -> StepRecord:
+        """What ``note`` will ask for, of a step of this process; see ``StepRecord``."""
+        return StepRecord(
+            step,
+            data_step(step, self.guard.passed_over),
+            [{n: part.batch.keys for n, part in loaded.items()} for loaded in micro_batches],
+            [{n: output.loss for n, output in found.items()} for found in outputs],
+            saved,
+        )
+
+    def note(self, record: StepRecord, numbers: Sequence[float]) -> None:
+        """Take note of a verdict; the samples of a step that was left out are told and written to
+        ``left_out.jsonl``.
 
         Args:
-            step: steps done before.
-            losses: of each modality, over all processes.
-            grad_norm: before clipping.
-            micro_batches, outputs: of this process.
+            record: of the step.
+            numbers: of its ``Verdict``.
         """
-        place = data_step(step, self.guard.passed_over)
-        fault = self.guard.check(place, losses, grad_norm)
+        fault = self.judge.fault(numbers)
+        self.guard.note(record.data_step, taken=not fault)
         if not fault:
-            return True
-        samples = self._samples(micro_batches, outputs)
+            self.good = record.saved
+            return
+        samples = self._samples(record)
         self._last_fault = f"{fault} (samples {_in_words(samples)})"
-        self.progress.log(f"step {step + 1} is left out: {self._last_fault}")
+        step = record.step + 1
+        self.progress.log(f"step {step} is left out: {self._last_fault}")
         if self.writer is not None:
-            row = {"step": step + 1, "data_step": place, "fault": fault, "samples": samples}
-            self.writer.write_left_out(row)
-        return False
+            place = {"step": step, "data_step": record.data_step}
+            self.writer.write_left_out({**place, "fault": fault, "samples": samples})
 
     def target(self, step: int) -> tuple[Path, Checkpoint]:
         """The checkpoint to go back to, when as many steps were left out as may be.
@@ -106,29 +139,38 @@ class Recovery:
         )
         return path, checkpoint
 
-    def _samples(
-        self, micro_batches: Sequence[MicroBatch], outputs: Sequence[Mapping[str, StepOutput]]
-    ) -> Samples:
+    def _samples(self, record: StepRecord) -> Samples:
         """Of the micro-batches whose own loss is not finite; of all where there is none."""
         every: dict[str, list[str]] = {}
         suspects: dict[str, list[str]] = {}
-        for loaded, found in zip(micro_batches, outputs, strict=True):
-            for name, part in loaded.items():
-                every.setdefault(name, []).extend(part.batch.keys)
-                if not math.isfinite(float(found[name].loss)):
-                    suspects.setdefault(name, []).extend(part.batch.keys)
+        for keys, losses in zip(record.keys, record.losses, strict=True):
+            for name in keys:
+                every.setdefault(name, []).extend(keys[name])
+                if not math.isfinite(float(losses[name])):
+                    suspects.setdefault(name, []).extend(keys[name])
         gathered = gather_object([(suspects, every)])
         return _joined([own for own, _ in gathered]) or _joined([own for _, own in gathered])
 
+    def go_back(self, checkpoint: Checkpoint) -> None:
+        """Be as at a checkpoint, but pass over what was left out since."""
+        state = checkpoint.state["recovery"]
+        self.guard.go_back(checkpoint.step, state)
+        self.judge.load_state(state["losses"])
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; plain JSON values."""
-        return {"good_checkpoint": self.good and self.good.name, **self.guard.state()}
+        return {
+            "good_checkpoint": self.good and self.good.name,
+            **self.guard.state(),
+            "losses": self.judge.state(),
+        }
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
         """Take the state of the checkpoint at ``path``."""
         good = state["good_checkpoint"]
         self.good = path.with_name(good) if good else None
         self.guard.load_state(state)
+        self.judge.load_state(state["losses"])
 
 
 def _joined(parts: Sequence[Samples]) -> Samples:

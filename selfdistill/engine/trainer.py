@@ -7,6 +7,7 @@ optimiser, the step, and what the guards remember.
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
@@ -24,13 +26,14 @@ from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.gradients import part_norms
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
+from selfdistill.engine.late import Late
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
-from selfdistill.engine.optim import build_optimizer, build_scheduler
-from selfdistill.engine.recovery import Recovery
+from selfdistill.engine.optim import build_optimizer, build_scheduler, step_where
+from selfdistill.engine.recovery import Recovery, StepRecord
 from selfdistill.engine.saving import Saver
 from selfdistill.engine.sharding import no_sync, settings, shard, whole
 from selfdistill.engine.signals import StopSignal
-from selfdistill.engine.sums import masked_tokens, over_processes
+from selfdistill.engine.sums import masked_tokens, over_processes, summed
 from selfdistill.errors import HealthError, Preempted, UserError, errors_of
 from selfdistill.masking import row_keys
 from selfdistill.models.region import prepare_regions
@@ -98,12 +101,13 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.saver = Saver(model, optimizer, accelerator, checkpointer)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
-        self.recovery = Recovery(config.train, accelerator, writer, progress)
+        self.recovery = Recovery(config, accelerator, writer, progress)
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
         self.stop = StopSignal()
         self.stops = False  # some process was asked to
+        self._unread: deque[tuple[StepRecord, Late]] = deque()
 
     def fit(self, load: Load, evaluate: Evaluate) -> None:
         """Train from ``step_count`` to ``train.steps``.
@@ -140,6 +144,8 @@ class Trainer:
             micro_batches = next(batches)
             interval.data_wait += time.monotonic() - began
             self.step(micro_batches, interval)
+            if self._ends_interval():
+                self._read_verdicts()
             self.train_seconds += time.monotonic() - began
             for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
                 self.progress.log(line)
@@ -152,41 +158,62 @@ class Trainer:
             self._at_intervals(interval, throughput, evaluate)
 
     def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
-        """One optimiser step over the micro-batches."""
+        """One optimiser step over the micro-batches.
+
+        The device decides whether the step may be taken, so that the host hands out step after step
+        without waiting, and takes note of each while the device is at the next one.
+        """
         accelerator, config = self.accelerator, self.config
         self._seed()
         self.scheduler.step_update(self.step_count)
         # before the backward pass: the gradient of a token's loss depends on them
-        counts = masked_tokens(micro_batches, accelerator)
-        outputs = self._backward(micro_batches, counts)
+        counts = masked_tokens(micro_batches, self.parts, accelerator)
+        outputs = self._backward(micro_batches, counts.float())
         limit = config.optim.clip_norm or float("inf")
-        norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), limit)))
-        sums = [float(sum(output[name].loss for output in outputs)) for name in counts]
-        # a loss that is not finite, or a signal, on one process concerns all
-        *sums, stops = over_processes([*sums, float(self.stop.number)], accelerator)
-        self.stops = stops > 0
-        losses = {name: n / counts[name] for name, n in zip(counts, sums, strict=True)}
-        total = sum(self.parts[name].objective.loss_weight * n for name, n in losses.items())
+        norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        losses, stops = self._over_processes(outputs, counts)
         # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
         scaled = accelerator.scaler is not None
-        accepted = self.recovery.accepts(
-            self.step_count, losses, 0.0 if scaled else norm, micro_batches, outputs
-        )
-        if accepted:
-            self.recovery.good = self.saver.last
-            if self._is_logged(self.step_count + 1):
-                interval.add_gradients(part_norms(self.plain_model), max(1.0, norm / limit))
-            with as_part("optimiser"):
-                self.optimizer.step()
-        elif scaled:
-            accelerator.scaler.update()  # or it refuses the next step
+        verdict = self.recovery.judge.judge(losses, torch.zeros_like(norm) if scaled else norm)
+        taken = verdict.taken & norm.isfinite()
+        if self._is_logged(self.step_count + 1):
+            norms, factor = part_norms(self.plain_model), (norm / limit).clamp(min=1)
+            interval.add_gradients(norms, factor, taken)
+        weights = [part.objective.loss_weight for part in self.parts.values()]
+        total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
+        interval.add(outputs, losses, total, norm, taken)
+        record = self.recovery.record(self.step_count, micro_batches, outputs, self.saver.last)
+        self._unread.append((record, Late(torch.cat([stops, verdict.numbers]))))
+        with as_part("optimiser"):
+            step_where(self.optimizer, verdict.taken)
         self.optimizer.zero_grad()
         self.step_count += 1
-        if accepted and not getattr(self.optimizer, "step_was_skipped", False):
-            decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
-            with as_part("ema"):
-                self.plain_model.update_teacher(decay)
-            interval.add(outputs, losses, total, norm)
+        decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
+        with as_part("ema"):
+            self.plain_model.update_teacher(decay, taken)
+        self._read_verdicts(all_but=1)
+
+    def _over_processes(
+        self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Losses float64 [n] per masked token, and [1], above 0 if a process was asked to stop.
+
+        A loss that is not finite, or a signal, on one process concerns all.
+        """
+        sums = [torch.stack([found[name].loss for found in outputs]).sum() for name in self.parts]
+        stop = torch.full((), float(self.stop.number), device=counts.device)
+        found = summed(torch.stack([*sums, stop]).double(), self.accelerator)
+        return found[:-1] / counts, found[-1:]
+
+    def _read_verdicts(self, all_but: int = 0) -> None:
+        """Take note of the steps so far, but for the last ones; those wait for the device."""
+        while len(self._unread) > all_but and not self.recovery.guard.is_exhausted:
+            record, late = self._unread.popleft()
+            stops, *numbers = late.read()
+            self.recovery.note(record, numbers)
+            self.stops |= stops > 0
+        if self.accelerator.num_processes == 1:
+            self.stops = self.stop.number > 0  # there is nobody to agree with
 
     def _seed(self) -> None:
         """Chance is a function of the step, so that a resumed run repeats it."""
@@ -194,20 +221,25 @@ class Trainer:
         places = np.array([place, -1 - self.step_count])
         own, common = row_keys(self.config.seed, places) >> np.uint64(1)
         torch.manual_seed(int(own))
-        self.plain_model.student.trunk.chance.manual_seed(int(common))
+        self.plain_model.student.trunk.chance.seed(int(common))
 
     def _backward(
-        self, micro_batches: Sequence[MicroBatch], counts: Mapping[str, float]
+        self, micro_batches: Sequence[MicroBatch], counts: Tensor
     ) -> list[dict[str, StepOutput]]:
-        """Gradients of the weighted sum of each modality's mean loss over its masked tokens."""
+        """Gradients of the weighted sum of each modality's mean loss over its masked tokens.
+
+        Args:
+            counts: of these, float32 [n], over all processes.
+        """
         accelerator, outputs = self.accelerator, []
+        tokens = dict(zip(self.parts, counts, strict=True))
         for number, loaded in enumerate(micro_batches, start=1):
             batches = {name: part.batch.to(accelerator.device) for name, part in loaded.items()}
             last = number == len(micro_batches)
             with contextlib.nullcontext() if last else no_sync(self.model, accelerator):
                 found = self.model(batches)
                 means = [
-                    output.loss * self.parts[name].objective.loss_weight / counts[name]
+                    output.loss * self.parts[name].objective.loss_weight / tokens[name]
                     for name, output in found.items()
                 ]
                 # gradients are averaged over processes, whose losses add up
@@ -215,6 +247,12 @@ class Trainer:
                     accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
             outputs.append({n: o._replace(loss=o.loss.detach()) for n, o in found.items()})
         return outputs
+
+    def _ends_interval(self) -> bool:
+        """Whether something is done after this step that needs to know all of it."""
+        saved = self.step_count % self.config.checkpoint.every == 0
+        logged = self._is_logged(self.step_count)
+        return saved or logged or self.stops or self._evaluation_is_due()
 
     def _at_intervals(self, interval: Interval, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
@@ -320,7 +358,8 @@ class Trainer:
         self.saver.finish()
         path, checkpoint = self.recovery.target(self.step_count)
         self._take(checkpoint, path)
-        self.recovery.guard.go_back(checkpoint.step, checkpoint.state["recovery"])
+        self.recovery.go_back(checkpoint)
+        self._unread.clear()
         self.saver.remove_after(checkpoint.step)
         if self.writer is not None:
             self.writer.truncate_after(checkpoint.step)

@@ -99,6 +99,6 @@ class Data2Vec(nn.Module):
                 teacher_norms=torch.stack(norms) * num_masks,
             )
 
-    def update_teacher(self, decay: float) -> None:
-        """Move the teacher after an optimiser step."""
-        self.teacher.update(self.student, decay)
+    def update_teacher(self, decay: float, taken: Tensor | None = None) -> None:
+        """Move the teacher after an optimiser step; see ``Teacher.update``."""
+        self.teacher.update(self.student, decay, taken)

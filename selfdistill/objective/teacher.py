@@ -104,16 +104,24 @@ class Teacher(Backbones):
                 return average_layers(layers, config.objective, config.model.depth, padding)
 
     @torch.no_grad()
-    def update(self, student: Backbones, decay: float) -> None:
+    def update(self, student: Backbones, decay: float, taken: Tensor | None = None) -> None:
         """Move towards the student: t = decay t + (1 - decay) s, once per optimiser step.
 
         Parts named in ``teacher.copied`` become the student's. A decay of 1 freezes the rest.
+
+        Args:
+            taken: bool scalar on the device; False if the student did not move, and the teacher
+                is to stay as well. None: it did.
         """
         copied, averaged = ([(_local(t), _local(s)) for t, s in p] for p in self._pairs(student))
         if copied:
             torch._foreach_copy_([t for t, _ in copied], [s for _, s in copied])
-        if decay < 1:
-            torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
+        if decay < 1 and averaged:
+            weight = torch.full((), 1 - decay, device=averaged[0][0].device)
+            if taken is not None:
+                weight = weight * taken
+            weights = [weight] * len(averaged)
+            torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], weights)
         if self.compat.averaged_index_buffers:
             self._average_index_buffers(student, decay)
 

@@ -1,7 +1,7 @@
 """What a line of the log says equals what is computed from the tensors themselves."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,11 @@ def output(pair: Pair, valid: float, spread: float = 0.25) -> StepOutput:
     )
 
 
+def add(interval: Interval, parts: Sequence[dict[str, StepOutput]], taken: bool = True) -> None:
+    loss = torch.tensor(0.5, dtype=torch.float64)
+    interval.add(parts, loss[None], loss, torch.tensor(1.0), torch.tensor(taken))
+
+
 @pytest.fixture
 def accelerator() -> Iterator[Accelerator]:
     with fresh_accelerate():
@@ -52,7 +57,7 @@ def test_figures_of_a_modality(accelerator: Accelerator) -> None:
     pairs = [vectors(seed) for seed in range(4)]
     for number in (0, 2):  # two steps of two micro-batches
         parts = [{"image": output(pair, 72.0 + number)} for pair in pairs[number : number + 2]]
-        interval.add(parts, {"image": 0.5}, 0.5, 1.0)
+        add(interval, parts)
     _, own = interval.take(accelerator)
     targets, predictions = (
         torch.cat([pair[i] for pair in pairs]).double().flatten(0, 1) for i in range(2)
@@ -74,7 +79,7 @@ def test_predicting_the_mean_explains_nothing(accelerator: Accelerator) -> None:
     interval = Interval(["image"])
     targets, _ = vectors(0)
     mean = targets.mean((0, 1)).expand_as(targets)
-    interval.add([{"image": output((targets, mean), 72.0)}], {"image": 0.5}, 0.5, 1.0)
+    add(interval, [{"image": output((targets, mean), 72.0)}])
     _, own = interval.take(accelerator)
     assert own["image"]["explained_variance"] == pytest.approx(0, abs=1e-6)
     assert own["image"]["prediction_cosine"] == pytest.approx(1)
@@ -83,12 +88,25 @@ def test_predicting_the_mean_explains_nothing(accelerator: Accelerator) -> None:
 def test_micro_batches_of_one_sample_do_not_count(accelerator: Accelerator) -> None:
     interval = Interval(["image"])
     parts = [{"image": output(vectors(0), 72.0, spread)} for spread in (0.04, math.nan)]
-    interval.add(parts, {"image": 0.5}, 0.5, 1.0)
+    add(interval, parts)
     assert interval.take(accelerator)[1]["image"]["sample_std"] == pytest.approx(0.2)
 
 
-def test_without_a_step_nothing_is_known(accelerator: Accelerator) -> None:
-    run, own = Interval(["image"]).take(accelerator)
+def test_what_is_not_taken_adds_nothing(accelerator: Accelerator) -> None:
+    good, bad = [{"image": output(vectors(0), 72.0)}], [{"image": output(vectors(1), math.nan)}]
+    alone, among = Interval(["image"]), Interval(["image"])
+    add(alone, good)
+    for parts, taken in ((bad, False), (good, True), (bad, False)):
+        add(among, parts, taken)
+    assert among.take(accelerator)[1] == alone.take(accelerator)[1]
+
+
+@pytest.mark.parametrize("left_out", [0, 2])
+def test_without_a_step_nothing_is_known(left_out: int, accelerator: Accelerator) -> None:
+    interval = Interval(["image"])
+    for _ in range(left_out):
+        add(interval, [{"image": output(vectors(0), 72.0)}], taken=False)
+    run, own = interval.take(accelerator)
     assert math.isnan(run["loss"])
     assert all(math.isnan(value) for value in own["image"].values())
 

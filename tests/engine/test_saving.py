@@ -187,6 +187,7 @@ def test_the_best_stays(tmp_path: Path) -> None:
     for step, value in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7)):
         saver.begin(example(step))
         saver.rate(step, value)
+    saver.wait()
     saver.save(example(5))
     assert kept(saver) == [2, 5]
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 2, "value": 0.9}

@@ -1,13 +1,47 @@
-"""Convolutions over a sequence or a grid of tokens: positions of audio, decoders of every kind."""
+"""Convolutions over samples in time, and over a sequence or a grid of tokens: the feature encoder
+and the positions of audio, decoders of every kind."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfdistill.models.region import Region
+
+
+def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolution over time without padding, as matrix products.
+
+    The input is seen as blocks of ``stride`` samples, of which a kernel covers one after the other:
+    each is a product with its part of the kernel, on a view of the input. Convolution kernels want
+    channels before time instead, and on CPUs take twice as long for the backward pass.
+
+    Args:
+        x: [B, L, C], contiguous.
+        weight: [C', C, kernel], as ``nn.Conv1d`` keeps it.
+        bias: [C'], or none.
+        stride: of the kernel.
+
+    Returns:
+        [B, (L - kernel) // stride + 1, C'].
+    """
+    length, channels, kernel = x.shape[1], x.shape[2], weight.shape[2]
+    steps = (length - kernel) // stride + 1
+    covered = -(-kernel // stride)  # blocks under a kernel, the last one perhaps in part
+    used = (steps + covered - 1) * stride
+    x = F.pad(x, (0, 0, 0, used - length)) if used > length else x[:, :used]
+    blocks = rearrange(x, "b (t s) c -> b t (s c)", s=stride)
+    taps = rearrange(weight, "o c k -> (k c) o").split(stride * channels)
+    y: Tensor | None = bias
+    for number, part in enumerate(taps):
+        under = blocks[:, number : number + steps, : len(part)]
+        part = part.expand(len(x), -1, -1)
+        y = torch.bmm(under, part) if y is None else torch.baddbmm(y, under, part)
+    assert y is not None
+    return y
 
 
 class ConvStack(Region):

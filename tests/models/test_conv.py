@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from selfdistill.models.conv import ConvStack
+from selfdistill.models.conv import ConvStack, strided_conv
 
 B, T = 3, 7
 LENGTHS = [7, 4, 1]
@@ -112,3 +113,31 @@ def test_its_norms_have_nothing_to_learn() -> None:
     stack = ConvStack([8, 4, 4], 3, groups=2, residual=True)
     names = {f"convs.{layer}.{part}" for layer in range(2) for part in ("bias", "weight")}
     assert {name for name, _ in stack.named_parameters()} == names
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "channels"),
+    [(10, 5, 1), (3, 2, 4), (2, 2, 4), (4, 4, 2), (3, 1, 2), (1, 1, 3), (2, 3, 2), (7, 3, 2)],
+)
+@pytest.mark.parametrize("more", range(4))
+def test_a_strided_convolution_is_torchs(
+    kernel: int, stride: int, channels: int, bias: bool, more: int
+) -> None:
+    chance = torch.Generator().manual_seed(kernel + stride)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True)
+
+    x, weight = random(B, kernel + 2 * stride + more, channels), random(5, channels, kernel)
+    inputs = (x, weight, random(5)) if bias else (x, weight)
+    ours = strided_conv(x, weight, inputs[2] if bias else None, stride)
+    theirs = F.conv1d(x.mT, weight, inputs[2] if bias else None, stride).mT
+    torch.testing.assert_close(ours, theirs)
+    along = torch.randn(ours.shape, generator=chance, dtype=torch.float64)
+    for found, expected in zip(
+        torch.autograd.grad(ours, inputs, along),
+        torch.autograd.grad(theirs, inputs, along),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)

@@ -15,7 +15,7 @@ from selfdistill.config import RunConfig
 from selfdistill.modalities.audio.alibi import Alibi
 from selfdistill.modalities.audio.config import AudioEncoderConfig
 from selfdistill.modalities.base import FeatureEncoder
-from selfdistill.models.conv import ConvStack
+from selfdistill.models.conv import ConvStack, strided_conv
 from selfdistill.types import Masks, Tokens
 
 Count = TypeVar("Count", int, Tensor)
@@ -46,7 +46,9 @@ class ConvLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.norm(self.conv(x.mT).mT))
+        (stride,) = self.conv.stride
+        x = strided_conv(x, self.conv.weight, self.conv.bias, stride)
+        return F.gelu(self.norm(x))
 
 
 class LocalFeatures(nn.Module):

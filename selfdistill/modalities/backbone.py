@@ -10,7 +10,7 @@ from selfdistill.modalities.base import FeatureEncoder, load_modality
 from selfdistill.models.block import Block, BlockOutput
 from selfdistill.models.initialise import initialise_blocks_
 from selfdistill.models.trunk import Trunk, run_blocks
-from selfdistill.types import Tokens
+from selfdistill.types import Tokens, after_prefix, take
 
 
 class Backbone(nn.Module):
@@ -26,29 +26,41 @@ class Backbone(nn.Module):
         """Number of blocks, the modality's own and the shared ones."""
         return len(self.encoder.prenet) + len(self.trunk.blocks)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Contextual vectors [B, P + T, D] of located tokens [B, T, D]."""
-        entered = self.encoder.enter(tokens)
-        x = entered.x  # every block may be left out
-        for output in self.run(entered):
-            x = output.x
+    def forward(self, tokens: Tokens, wanted: Tensor | None = None) -> Tensor:
+        """Contextual vectors of located tokens [B, T, D].
+
+        Args:
+            tokens: as ``encoder.enter`` takes them.
+            wanted: int64 [B, N], the only tokens that are wanted of these; the last block computes
+                no others. None: all.
+
+        Returns:
+            [B, P + T, D], or [B, P + N, D].
+        """
+        entered, own = self.encoder.enter(tokens), len(self.encoder.prenet)
+        places = None if wanted is None else after_prefix(wanted, self.encoder.num_prefix_tokens)
+        x, ran = entered.x, 0
+        for output in self.run(entered, places):
+            x, ran = output.x, ran + 1
+        if places is not None and ran == own:  # all shared blocks were left out
+            x = take(x, places)
         return self.trunk.norm(x)
 
-    def run(self, tokens: Tokens) -> Iterator[BlockOutput]:
+    def run(self, tokens: Tokens, places: Tensor | None = None) -> Iterator[BlockOutput]:
         """Each block's output, the modality's own and then the shared ones, on entered tokens
-        [B, P + T, D]."""
+        [B, P + T, D]; the last one's at ``places`` [B, P + N] only."""
         x, own = tokens.x, self.encoder.prenet
-        places = tokens.places
-        if places is None:
+        where = tokens.places
+        if where is None:
             length = x.shape[1] - self.encoder.num_prefix_tokens
-            places = torch.arange(length, device=x.device)[None]
-        biases = self.encoder.attention_biases(places)
+            where = torch.arange(length, device=x.device)[None]
+        biases = self.encoder.attention_biases(where)
         several = len(biases) > 1
         mine, shared = (biases[: len(own)], biases[len(own) :]) if several else (biases, biases)
         for output in run_blocks(own, x, tokens.padding, mine):
             yield output
             x = output.x
-        yield from self.trunk.layers(x, tokens.padding, shared)
+        yield from self.trunk.layers(x, tokens.padding, shared, places)
 
     def layers(self, tokens: Tokens) -> Iterator[BlockOutput]:
         """Each shared block's output on unmasked local features, without prefix tokens."""
@@ -116,6 +128,6 @@ def build_backbone(config: RunConfig) -> Backbone:
 
 def _build_encoder(config: RunConfig) -> FeatureEncoder:
     encoder = load_modality(config.modality).build_encoder(config)
-    encoder.prenet.extend(Block(config.model, 0.0) for _ in range(config.encoder.prenet_depth))
+    encoder.prenet.extend(Block(config.model) for _ in range(config.encoder.prenet_depth))
     initialise_blocks_(encoder.prenet, config.model)
     return encoder

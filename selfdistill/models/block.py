@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from timm.layers import DropPath, LayerScale, Mlp
+from timm.layers import LayerScale, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfdistill.config import ModelConfig
 from selfdistill.models.region import Region
+from selfdistill.models.stochastic_depth import Kept
+from selfdistill.types import take
 
 
 class BlockOutput(NamedTuple):
@@ -21,7 +23,8 @@ class BlockOutput(NamedTuple):
 
     Attributes:
         x: [B, T, D], the block's output.
-        ffn: [B, T, D], its feed-forward output (after layer scale) before dropout and residual.
+        ffn: [B, T, D], its feed-forward output (after layer scale) before dropout and residual;
+            with drop path of the rows that it was computed for.
     """
 
     x: Tensor
@@ -41,25 +44,24 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(config.width))
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, D], or at ``places`` [B, N] only: [B, N, D]."""
         k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
         bias = torch.cat([self.q_bias, k_bias, self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         q, k, v = rearrange(qkv, "b t (n h d) -> n b h t d", n=3, h=self.heads)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.proj(rearrange(x, "b h t d -> b t (h d)"))
+        x = rearrange(x, "b h t d -> b t (h d)")
+        return self.proj(x if places is None else take(x, places))
 
 
 class Block(Region):
-    """Attention and feed-forward network, each with residual, norm, gain and drop path.
+    """Attention and feed-forward network, each with residual, norm and gain."""
 
-    Args:
-        config: of the whole trunk.
-        drop_path: chance of this block's branches to be left out for a sample.
-    """
-
-    def __init__(self, config: ModelConfig, drop_path: float) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, gain = config.width, config.layer_scale
         self.pre_norm = config.norm_order == "pre"
@@ -71,22 +73,48 @@ class Block(Region):
         self.mlp = Mlp(width, hidden, act_layer=nn.GELU, drop=(config.activation_dropout, 0.0))
         self.gain2 = LayerScale(width, gain) if gain else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def compute(self, x: Tensor, mask: Tensor | None = None) -> BlockOutput:
+    def compute(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        kept: Kept | None = None,
+        places: Tensor | None = None,
+    ) -> BlockOutput:
         """
         Args:
             x: [B, T, D].
             mask: added to (float) or selecting in (bool, True = attend) the attention logits;
                 broadcasts to [B, H, T, T].
+            kept: rows that drop path leaves the branches; None: all.
+            places: int64 [B, N], the only tokens that are wanted; None: all.
         """
+        first, second = (None, None) if kept is None else kept
         if self.pre_norm:
-            x = x + self.drop_path(self._attend(self.norm1(x), mask))
-            ffn = self.gain2(self.mlp(self.norm2(x)))
-            return BlockOutput(x + self.drop_path(self.dropout(ffn)), ffn)
-        x = self.norm1(x + self.drop_path(self._attend(x, mask)))
-        ffn = self.gain2(self.mlp(x))
-        return BlockOutput(self.norm2(x + self.drop_path(self.dropout(ffn))), ffn)
+            attended = self._attend(self.norm1(_rows(x, first)), mask, first, places)
+            x = _add(x if places is None else take(x, places), attended, first)
+            ffn = self.gain2(self.mlp(self.norm2(_rows(x, second))))
+            return BlockOutput(_add(x, self.dropout(ffn), second), ffn)
+        attended = self._attend(_rows(x, first), mask, first, places)
+        x = self.norm1(_add(x if places is None else take(x, places), attended, first))
+        ffn = self.gain2(self.mlp(_rows(x, second)))
+        return BlockOutput(self.norm2(_add(x, self.dropout(ffn), second)), ffn)
 
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.dropout(self.gain1(self.attention(x, mask)))
+    def _attend(
+        self, x: Tensor, mask: Tensor | None, rows: Tensor | None, places: Tensor | None
+    ) -> Tensor:
+        if rows is not None:
+            places = None if places is None else places[rows]
+            mask = mask if mask is None or len(mask) == 1 else mask[rows]
+        return self.dropout(self.gain1(self.attention(x, mask, places)))
+
+
+def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
+
+
+def _add(x: Tensor, branch: Tensor, rows: Tensor | None) -> Tensor:
+    """x [B, T, D] and a branch of some rows, as large on average as if there were all."""
+    if rows is None:
+        return x + branch
+    return x.index_add(0, rows, (branch * (len(x) / len(branch))).to(x.dtype))

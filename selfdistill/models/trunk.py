@@ -1,13 +1,13 @@
 """The stack of shared blocks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from selfdistill.config import ModelConfig
 from selfdistill.models.block import Block, BlockOutput
 from selfdistill.models.initialise import initialise_blocks_
+from selfdistill.models.stochastic_depth import StochasticDepth
 
 
 class Trunk(nn.Module):
@@ -16,26 +16,27 @@ class Trunk(nn.Module):
     ``layers`` hands out block by block, so that a teacher keeps no more than it averages.
 
     Attributes:
-        chance: decides which blocks are left out; the same ones on all processes, which could not
-            share the weights of a block that only some of them run.
+        chance: what training leaves out.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer_drop = config.layer_drop
-        self.chance = torch.Generator("cpu")
-        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.chance = StochasticDepth(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         pre_norm = config.norm_order == "pre"
         self.norm = nn.LayerNorm(config.width, config.norm_eps) if pre_norm else nn.Identity()
         initialise_blocks_(self.blocks, config)
 
     def layers(
-        self, x: Tensor, padding: Tensor | None = None, biases: Sequence[Tensor] = ()
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        biases: Sequence[Tensor] = (),
+        places: Tensor | None = None,
     ) -> Iterator[BlockOutput]:
         """``run_blocks`` over the blocks."""
-        layer_drop = self.layer_drop if self.training else 0.0
-        return run_blocks(self.blocks, x, padding, biases, layer_drop, self.chance)
+        chance = self.chance if self.training else None
+        return run_blocks(self.blocks, x, padding, biases, chance, places)
 
     def forward(
         self, x: Tensor, padding: Tensor | None = None, biases: Sequence[Tensor] = ()
@@ -47,12 +48,12 @@ class Trunk(nn.Module):
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module],
+    blocks: nn.ModuleList,
     x: Tensor,
     padding: Tensor | None = None,
     biases: Sequence[Tensor] = (),
-    layer_drop: float = 0.0,
-    chance: torch.Generator | None = None,
+    chance: StochasticDepth | None = None,
+    places: Tensor | None = None,
 ) -> Iterator[BlockOutput]:
     """Run blocks one after the other, handing out each one's output.
 
@@ -62,15 +63,16 @@ def run_blocks(
         padding: bool [B, T], True where no key may be attended to; None: nowhere.
         biases: added to the attention logits, [1 or B, H, T, T]: one for every block, or one for
             each; empty: none.
-        layer_drop: chance of a block to be left out.
-        chance: decides it; None: torch's global generator.
+        chance: what is left out; None: nothing.
+        places: int64 [B, N], the only tokens that the last block, of those that are run, has to
+            give; None: all.
     """
     shared = attention_mask(padding, biases[0] if biases else None) if len(biases) < 2 else None
-    for number, block in enumerate(blocks):
+    numbers = [*range(len(blocks))] if chance is None else chance.run()
+    for number in numbers:
         mask = attention_mask(padding, biases[number]) if len(biases) > 1 else shared
-        if layer_drop and float(torch.rand((), generator=chance)) < layer_drop:
-            continue
-        output = block(x, mask)
+        kept = None if chance is None else chance.kept(number, len(x), x.device)
+        output = blocks[number](x, mask, kept, places if number == numbers[-1] else None)
         yield output
         x = output.x
 

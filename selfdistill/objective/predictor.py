@@ -53,10 +53,10 @@ class Dense(Predictor):
     def forward(self, student: Backbone, local: Tokens, masks: Masks) -> Prediction:
         encoder = student.encoder
         with as_part("student"):
-            x = student(encoder.locate(encoder.fill(local, masks)))
+            x = student(encoder.locate(encoder.fill(local, masks)), masks.index)
         prefix = encoder.num_prefix_tokens
         with as_part("decoder"):
-            return Prediction(self.head(masks.gather(x[:, prefix:])), x[:, :prefix])
+            return Prediction(self.head(x[:, prefix:]), x[:, :prefix])
 
 
 class Visible(Predictor):

@@ -1,5 +1,6 @@
 """The block against plain formulas."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from selfdistill.config import ModelConfig
 from selfdistill.models.block import Attention, Block
+from selfdistill.models.stochastic_depth import Kept
 from selfdistill.models.trunk import attention_mask
 
 CONFIG = ModelConfig(width=12, depth=2, heads=3, mlp_ratio=2.0)
@@ -100,7 +102,7 @@ def feed_forward(block: Block, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_post_norm_adds_then_normalises() -> None:
-    block, x = randomised(Block(CONFIG, 0.0)), vectors()
+    block, x = randomised(Block(CONFIG)), vectors()
     after = norm(block.norm1, x + block.attention(x, None))
     ffn = feed_forward(block, after)
     found = block(x)
@@ -111,7 +113,7 @@ def test_post_norm_adds_then_normalises() -> None:
 @torch.no_grad()
 def test_pre_norm_normalises_then_adds_scaled_branches() -> None:
     config = replace(CONFIG, norm_order="pre", layer_scale=0.1, norm_eps=1e-6)
-    block, x = randomised(Block(config, 0.0)), vectors()
+    block, x = randomised(Block(config)), vectors()
     assert block.norm1.eps == block.norm2.eps == 1e-6
     after = x + block.gain1.gamma * block.attention(norm(block.norm1, x), None)
     ffn = block.gain2.gamma * feed_forward(block, norm(block.norm2, after))
@@ -121,35 +123,64 @@ def test_pre_norm_normalises_then_adds_scaled_branches() -> None:
 
 
 def test_layer_scale_starts_at_its_value_or_is_absent() -> None:
-    block = Block(replace(CONFIG, layer_scale=1e-4), 0.0)
+    block = Block(replace(CONFIG, layer_scale=1e-4))
     assert (block.gain1.gamma == 1e-4).all()
     assert (block.gain2.gamma == 1e-4).all()
-    assert not any("gain" in name for name, _ in Block(CONFIG, 0.0).named_parameters())
+    assert not any("gain" in name for name, _ in Block(CONFIG).named_parameters())
+
+
+def without(block: Block, branch: str) -> Block:
+    """The block with a branch that gives nothing."""
+    last = block.attention.proj if branch == "attention" else block.mlp.fc2
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return block
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_drop_path_leaves_out_branches_of_whole_samples(order: str) -> None:
-    config = replace(CONFIG, norm_order=order)
-    block, plain = randomised(Block(config, 0.5)), randomised(Block(config, 0.0))
-    x = vectors()[:1].expand(64, T, D)
-    assert torch.equal(block.eval()(x).x, plain.eval()(x).x)
-    torch.manual_seed(0)
-    outcomes = {tuple(row.flatten().tolist()) for row in block.train()(x).x}
-    # each of two branches is there (doubled) or not
-    assert len(outcomes) == 4
+    config = replace(CONFIG, norm_order=order, layer_scale=0.1)
+    x = torch.randn(4, T, D, generator=torch.Generator().manual_seed(1))
+    bias = torch.randn(4, H, T, T, generator=torch.Generator().manual_seed(2))
+    kept = Kept(torch.tensor([2, 0]), torch.tensor([3, 1, 0]))
+    found = randomised(Block(config))(x, bias, kept).x
+    scaled = randomised(Block(config))
+    scaled.gain1.gamma *= 4 / 2  # branches are as large on average as if there were all
+    scaled.gain2.gamma *= 4 / 3
+    for row in range(4):
+        block = copy.deepcopy(scaled)
+        for branch, rows in kept._asdict().items():
+            if row not in rows:
+                without(block, branch)
+        expected = block(x[row : row + 1], bias[row : row + 1]).x[0]
+        torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_only_some_places_are_the_same_places_of_all(order: str, drops: bool) -> None:
+    block = randomised(Block(replace(CONFIG, norm_order=order)))
+    x, places = vectors(), torch.tensor([[0, 3, 4], [2, 2, 1]])
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]).bool()
+    kept = Kept(torch.tensor([1]), torch.tensor([0])) if drops else None
+    mask = attention_mask(padding, None)
+    whole, some = block(x, mask, kept), block(x, mask, kept, places)
+    for row in range(B):
+        torch.testing.assert_close(some.x[row], whole.x[row, places[row]], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout"])
 def test_each_dropout_works_in_training_only(kind: str) -> None:
-    block = randomised(Block(replace(CONFIG, **{kind: 0.5}), 0.0))
-    reference, x = randomised(Block(CONFIG, 0.0)), vectors()
+    block = randomised(Block(replace(CONFIG, **{kind: 0.5})))
+    reference, x = randomised(Block(CONFIG)), vectors()
     assert not torch.allclose(block.train()(x).x, reference(x).x)
     assert torch.equal(block.eval()(x).x, reference.eval()(x).x)
 
 
 @torch.no_grad()
 def test_targets_are_taken_before_the_output_dropout() -> None:
-    block = randomised(Block(replace(CONFIG, dropout=0.9), 0.0)).train()
+    block = randomised(Block(replace(CONFIG, dropout=0.9))).train()
     assert (block(vectors()).ffn != 0).all()

@@ -66,7 +66,6 @@ def test_bias_and_padding_make_one_mask() -> None:
 @torch.no_grad()
 def test_layer_drop_skips_blocks_in_training_only() -> None:
     trunk, x = Trunk(replace(CONFIG, layer_drop=0.5)), vectors()
-    torch.manual_seed(0)
     counts = [len(list(trunk.train().layers(x))) for _ in range(200)]
     assert set(counts) == {0, 1, 2, 3}
     assert sum(counts) / len(counts) == pytest.approx(1.5, abs=0.25)
@@ -75,8 +74,7 @@ def test_layer_drop_skips_blocks_in_training_only() -> None:
 
 def test_drop_path_rises_linearly_from_zero() -> None:
     trunk = Trunk(replace(CONFIG, drop_path=0.2))
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in trunk.blocks]
-    assert rates == pytest.approx([0.0, 0.1, 0.2])
+    assert trunk.chance.rates == pytest.approx([0.0, 0.1, 0.2])
 
 
 # a normal distribution cut at one deviation has this share of its deviation
@@ -129,8 +127,7 @@ def test_a_bias_is_for_every_block_or_each_has_its_own() -> None:
 @torch.no_grad()
 def test_a_skipped_block_takes_its_bias_along(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, x, biases = Trunk(replace(CONFIG, layer_drop=0.5)).train(), vectors(), biases_of(3)
-    drawn = iter([0.9, 0.1, 0.9])  # the second is skipped
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(next(drawn)))
+    monkeypatch.setattr(trunk.chance, "run", lambda: [0, 2])  # the second is skipped
     found = [output.x for output in trunk.layers(x, biases=biases)]
     first = trunk.blocks[0](x, biases[0]).x
     assert len(found) == 2

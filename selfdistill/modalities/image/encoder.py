@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
 from selfdistill.models.initialise import beit_, beit_tensor_
-from selfdistill.types import Tokens
+from selfdistill.types import Tokens, after_prefix
 
 
 class ImageEncoder(FeatureEncoder):
@@ -98,9 +98,7 @@ class ImageEncoder(FeatureEncoder):
     def attention_biases(self, places: Tensor) -> Sequence[Tensor]:
         if self.relative_bias is None:
             return ()
-        prefix = self.num_prefix_tokens
-        rows = nn.functional.pad(places + prefix, (prefix, 0))
-        rows[:, :prefix] = torch.arange(prefix, device=rows.device)
+        rows = after_prefix(places, self.num_prefix_tokens)
         return [
             self._relative(part, rows)
             for part in self.relative_bias.modules()

@@ -64,6 +64,9 @@ def _accelerator(config: RunConfig) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
+    if config.train.precision != "fp32":
+        # of the few products that autocast leaves in float32
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
         accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused, patience])
     except ValueError as error:

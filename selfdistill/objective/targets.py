@@ -5,6 +5,7 @@ Source: data2vec 1.0 (arXiv 2202.03555), section 3.3; the order of the normalisa
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,11 +47,14 @@ def average_layers(
         if index in wanted:
             layer = output.ffn if objective.target_from == "ffn" else output.x
             layer = normalise(layer.float(), objective.layer_norms, padding)
-            total = layer if total is None else total + layer
+            if total is None:
+                total = torch.zeros_like(layer)  # the layer itself may be the next block's input
+            total += layer
         if index == last:
             break
     assert total is not None
-    return normalise(total / len(wanted), objective.target_norms, padding)
+    total /= len(wanted)
+    return normalise(total, objective.target_norms, padding)
 
 
 def normalise(x: Tensor, kinds: Sequence[str], padding: Tensor | None) -> Tensor:

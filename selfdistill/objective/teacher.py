@@ -25,6 +25,9 @@ Pair = tuple[Tensor, Tensor]
 class Teacher(Backbones):
     """fp32 copy of the student, always in eval mode, never differentiated.
 
+    Under autocast it multiplies in half precision, as the student does; what is summed up,
+    normalised and averaged is float32.
+
     Args:
         student: what to copy, as far as each modality's ``teacher.scope`` says: all, all but the
             local encoder (the teacher reads the student's local features), or the shared blocks
@@ -87,21 +90,20 @@ class Teacher(Backbones):
             norms: is given ``StepOutput.teacher_norms``, block by block.
         """
         config = self.parts[name]
-        with torch.autocast(student_local.x.device.type, enabled=False):
-            encoder = (self if name in self.encoders else student).encoder(name)
-            backbone = Backbone(encoder, self.trunk)
-            if config.teacher.scope == "all":
-                inputs = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
-                local = encoder.embed(inputs, batch.lengths)
-            else:
-                local = Tokens(student_local.x.detach().float(), student_local.padding)
-            compat = config.compat.padding_in_target_statistics
-            padding = None if compat else local.padding
-            with _without_dropout(encoder):
-                layers = backbone.layers(local)
-                if norms is not None:
-                    layers = _measured(layers, local.padding, norms)
-                return average_layers(layers, config.objective, config.model.depth, padding)
+        encoder = (self if name in self.encoders else student).encoder(name)
+        backbone = Backbone(encoder, self.trunk)
+        if config.teacher.scope == "all":
+            inputs = batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs
+            local = encoder.embed(inputs, batch.lengths)
+        else:
+            local = Tokens(student_local.x.detach(), student_local.padding)
+        compat = config.compat.padding_in_target_statistics
+        padding = None if compat else local.padding
+        with _without_dropout(encoder):
+            layers = backbone.layers(local)
+            if norms is not None:
+                layers = _measured(layers, local.padding, norms)
+            return average_layers(layers, config.objective, config.model.depth, padding)
 
     @torch.no_grad()
     def update(self, student: Backbones, decay: float, taken: Tensor | None = None) -> None:

@@ -36,7 +36,7 @@ from selfdistill.engine.signals import StopSignal
 from selfdistill.engine.sums import masked_tokens, over_processes, summed
 from selfdistill.errors import HealthError, Preempted, UserError, errors_of
 from selfdistill.masking import row_keys
-from selfdistill.models.region import prepare_regions
+from selfdistill.models.region import compilations, prepare_regions
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.schedules import ema_decay
 from selfdistill.step_parts import as_part
@@ -308,6 +308,7 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "bad_samples": bad,
             "retries": retries,
+            **({"compilations": float(compilations())} if config.train.compile else {}),
             "left_out_steps": float(self.recovery.guard.total),
             "rollbacks": float(self.recovery.guard.rollbacks),
         }

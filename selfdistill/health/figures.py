@@ -149,6 +149,13 @@ FIGURES = {
         "costs most with `selfdistill bench data CONFIG`.",
         ".1%",
     ),
+    "compilations": Figure(
+        "Compiled graphs",
+        "How many variants of blocks and convolutions were compiled since the start, with "
+        "train.compile; it stops rising within the first hundred steps.",
+        "If it goes on rising, training waits for the compiler: train.compile=false.",
+        ",.0f",
+    ),
     "bad_samples": Figure(
         "Bad samples",
         "How many samples could not be used and were replaced, since the start.",

@@ -7,6 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+MOST_COMPILATIONS = 64
+"""Of one kind of region. A block is compiled for student and teacher, with and without padding,
+biases and rows that drop path leaves out, for all tokens and for some, and once more when lengths
+turn out to vary; torch would give up after 8 and go on without a word."""
+
 
 class Region(nn.Module, ABC):
     """A part that depends on its inputs and its own weights alone.
@@ -33,8 +38,19 @@ class Region(nn.Module, ABC):
 
 def prepare_regions(model: nn.Module, recompute: bool, compiled: bool) -> None:
     """Set how all regions of a model are run."""
+    if compiled:
+        import torch._dynamo  # takes a second or two
+
+        torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
     for region in model.modules():
         if isinstance(region, Region):
             region.recompute = recompute
             if compiled:
                 region.compute = torch.compile(region.compute)  # type: ignore[method-assign]
+
+
+def compilations() -> int:
+    """How many graphs were compiled so far; it soon stops rising, or time is lost to it."""
+    import torch._dynamo.utils
+
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

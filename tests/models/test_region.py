@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_cases import batch_of, config_of, randomised
+from encoder_cases import batch_of, config_of, masks_of, randomised
 from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
 from selfdistill.models.block import Block
 from selfdistill.models.conv import ConvStack
-from selfdistill.models.region import Region, prepare_regions
+from selfdistill.models.region import Region, compilations, prepare_regions
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.types import Batch
 
 Make = Callable[..., RunConfig]
 CHANCE = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.1}
@@ -86,6 +87,30 @@ def test_compiling_changes_no_gradient_and_no_name(
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "visible"])
+def test_lengths_that_vary_are_not_compiled_one_by_one(
+    strategy: str, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    model = build("text", strategy, tiny_config)
+    prepare_regions(model, recompute=False, compiled=True)
+    before, counts = compilations(), []
+    for number in range(24):
+        lengths = [24 - number // 2, 24 - number // 2 - number % 2, *[6] * (number % 2 * 2)]
+        inputs = torch.randint(5, 64, (len(lengths), lengths[0]))
+        padded = torch.tensor(lengths) if number % 2 else None
+        batch = Batch(inputs, padded, masks_of(lengths, num_masks=2, seed=number))
+        model({"text": batch})["text"].loss.backward()
+        counts.append(compilations() - before)
+    assert counts[11] > 0
+    assert counts[-1] == counts[11]
+    assert not torch._dynamo.utils.counters["unimplemented"]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")

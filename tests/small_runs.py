@@ -29,7 +29,13 @@ __all__ = [
 ]
 
 STEPS = 3
-WORDS = (f"train.steps={STEPS}", "optim.warmup_steps=0", "checkpoint.every=2")
+# a block that is dropped in all steps would learn nothing
+WORDS = (
+    f"train.steps={STEPS}",
+    "optim.warmup_steps=0",
+    "checkpoint.every=2",
+    "model.layer_drop=0",
+)
 
 
 class SmallRuns:

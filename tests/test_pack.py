@@ -130,12 +130,14 @@ def test_what_is_killed_goes_on(tmp_path: Path) -> None:
     left = len(list(out.glob("*.tar")))
     assert 2 < left < 80
     assert not (out / "index.json").exists()
-    first = next(out.glob("*.tar")).stat().st_mtime_ns
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     lines = packed("audio", tmp_path / "in", out, shards=80)
     assert lines[0].startswith(f"{out}/train-000000.tar to train-000079.tar: 80 shards")
     assert content(out) == content(whole)
     assert not list(out.rglob("*.writing"))
-    assert first in [path.stat().st_mtime_ns for path in out.glob("*.tar")]
+    # but for what each worker was at
+    made_again = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert len(made_again) <= 2 < len(before)
 
 
 @pytest.mark.parametrize("modality", ["audio", "image", "text"])

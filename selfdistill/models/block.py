@@ -117,4 +117,5 @@ def _add(x: Tensor, branch: Tensor, rows: Tensor | None) -> Tensor:
     """x [B, T, D] and a branch of some rows, as large on average as if there were all."""
     if rows is None:
         return x + branch
+    # as ``alpha`` the factor would be compiled in, for each number of rows anew
     return x.index_add(0, rows, (branch * (len(x) / len(branch))).to(x.dtype))

@@ -1,12 +1,15 @@
 """Convolutions over samples in time, and over a sequence or a grid of tokens: the feature encoder
 and the positions of audio, decoders of every kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from selfdistill.models.region import Region
@@ -15,9 +18,8 @@ from selfdistill.models.region import Region
 def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """Convolution over time without padding, as matrix products.
 
-    The input is seen as blocks of ``stride`` samples, of which a kernel covers one after the other:
-    each is a product with its part of the kernel, on a view of the input. Convolution kernels want
-    channels before time instead, and on CPUs take twice as long for the backward pass.
+    Convolution kernels want channels before time, and on CPUs take twice as long for the backward
+    pass.
 
     Args:
         x: [B, L, C], contiguous.
@@ -28,20 +30,54 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     Returns:
         [B, (L - kernel) // stride + 1, C'].
     """
-    length, channels, kernel = x.shape[1], x.shape[2], weight.shape[2]
-    steps = (length - kernel) // stride + 1
-    covered = -(-kernel // stride)  # blocks under a kernel, the last one perhaps in part
-    used = (steps + covered - 1) * stride
-    x = F.pad(x, (0, 0, 0, used - length)) if used > length else x[:, :used]
-    blocks = rearrange(x, "b (t s) c -> b t (s c)", s=stride)
-    taps = rearrange(weight, "o c k -> (k c) o").split(stride * channels)
-    y: Tensor | None = bias
-    for number, part in enumerate(taps):
+    kernel = weight.shape[2]
+    steps = (x.shape[1] - kernel) // stride + 1
+    blocks = steps + (kernel - 1) // stride
+    spare = x.shape[1] - blocks * stride  # below 0: the last kernel ends within a block
+    x = F.pad(x, (0, 0, 0, -spare)) if spare else x
+    taps = rearrange(weight, "o c k -> (k c) o")
+    if torch.is_autocast_enabled(x.device.type):
+        half = torch.get_autocast_dtype(x.device.type)
+        x, taps = x.to(half), taps.to(half)
+    y: Tensor = _StridedConv.apply(rearrange(x, "b (t s) c -> b t (s c)", s=stride), taps)
+    return y if bias is None else y + bias
+
+
+class _StridedConv(Function):
+    """Blocks of samples, as many as a stride, and a kernel that covers one block after the other:
+    each part is a product on a view of the input. By itself autograd would make a copy of the
+    input's gradient for each."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, taps: Tensor) -> Tensor:
+        """[B, steps + covered - 1, s C] and [kernel C, C'] to [B, steps, C']."""
+        ctx.save_for_backward(blocks, taps)
+        first, *others = _parts(blocks, taps)
+        y = torch.bmm(*first)
+        for under, part in others:
+            y.baddbmm_(under, part)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, Tensor]:
+        blocks, taps = ctx.saved_tensors
+        of_taps = [torch.bmm(under.mT, along).sum(0) for under, _ in _parts(blocks, taps)]
+        if not ctx.needs_input_grad[0]:  # the waveform
+            return None, torch.cat(of_taps)
+        of_blocks = torch.zeros_like(blocks)
+        for under, part in _parts(of_blocks, taps):
+            under.baddbmm_(along, part.mT)
+        return of_blocks, torch.cat(of_taps)
+
+
+def _parts(blocks: Tensor, taps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each part of the kernel [B, up to s C, C'], and what lies under it [B, steps, up to s C]."""
+    parts = taps.split(blocks.shape[2])
+    steps = blocks.shape[1] - len(parts) + 1
+    for number, part in enumerate(parts):
         under = blocks[:, number : number + steps, : len(part)]
-        part = part.expand(len(x), -1, -1)
-        y = torch.bmm(under, part) if y is None else torch.baddbmm(y, under, part)
-    assert y is not None
-    return y
+        yield under, part.expand(len(blocks), -1, -1)
 
 
 class ConvStack(Region):

@@ -58,8 +58,12 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
 
 def _accelerator(config: RunConfig) -> Accelerator:
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
-    # a dropped layer leaves its parameters without gradient on one process and not on another
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.layer_drop > 0)
+    copies = DistributedDataParallelKwargs(
+        # a dropped layer leaves its parameters without gradient
+        find_unused_parameters=config.model.layer_drop > 0,
+        broadcast_buffers=False,  # they are constants
+        gradient_as_bucket_view=True,  # or each gradient is there twice
+    )
     # one process evaluates, saves and prepares the data while the others wait
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     if config.train.deterministic:
@@ -68,7 +72,7 @@ def _accelerator(config: RunConfig) -> Accelerator:
         # of the few products that autocast leaves in float32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused, patience])
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])
     except ValueError as error:
         raise UserError(f"train.precision: {precision} cannot be used ({error})") from error
     if precision == "fp16" and not accelerator.native_amp:

@@ -182,11 +182,11 @@ def test_evaluations_are_the_same(runs: Path) -> None:
     assert "is finished after 4 steps" in printed(runs, 2)
 
 
-def test_in_half_precision_weights_and_teacher_stay_in_full(runs: Path) -> None:
+def test_in_half_precision_weights_and_averages_stay_in_full(runs: Path) -> None:
     full, half, whole = (rows(runs / name) for name in ("shards", "half", "half whole"))
-    assert half[0]["target_std"] == pytest.approx(full[0]["target_std"], rel=1e-6)
-    assert half[0]["target_rank"] == pytest.approx(full[0]["target_rank"], rel=1e-6)
-    assert half[0]["loss"] != full[0]["loss"]
+    for figure in ("target_std", "loss"):
+        assert half[0][figure] != full[0][figure]
+        assert half[0][figure] == pytest.approx(full[0][figure], rel=0.01)
     for row, other in zip(half, whole, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=1e-5)
     tensors = saved(runs / "half", 4).values()

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from selfdistill.engine.sums import summed
+from selfdistill.engine.training_step import Step
 from selfdistill.objective.data2vec import StepOutput
 from selfdistill.objective.moments import Moments, effective_rank, spectral_slope
 
@@ -28,9 +29,6 @@ OF_A_MODALITY = (
     "grad_norm_encoder",
     "grad_norm_predictor",
 )
-
-Gradients = tuple[Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]]]
-"""Norms of the shared blocks' and of each modality's own parts."""
 
 
 class Interval:
@@ -54,37 +52,19 @@ class Interval:
         self._widths: dict[str, int] = {}
         # of all processes: steps, loss, gradient norm, losses of the modalities
         self._whole = _Sum()
-        self._gradients: tuple[Gradients, Tensor, Tensor] | None = None
+        self._last: Step | None = None
         self._since = time.monotonic()
         self.data_wait = 0.0
 
-    def add(
-        self,
-        outputs: Sequence[Mapping[str, StepOutput]],
-        losses: Tensor,
-        loss: Tensor,
-        grad_norm: Tensor,
-        taken: Tensor,
-    ) -> None:
-        """Add a step.
-
-        Args:
-            outputs: of its micro-batches, by modality.
-            losses: float64 [n], of each modality over all processes, per masked token.
-            loss: float64 scalar, their weighted sum.
-            grad_norm: scalar, before clipping.
-            taken: bool scalar; False adds nothing.
-        """
+    def add(self, step: Step) -> None:
+        """Add a step."""
         for name, sums in self._sums.items():
-            for output in outputs:
+            for output in step.outputs:
                 self._widths[name] = output[name].targets.total.shape[0]
-                sums.add(_flat(output[name]), taken)
-        step = torch.stack([torch.ones_like(loss), loss, grad_norm])
-        self._whole.add(torch.cat([step, losses]), taken)
-
-    def add_gradients(self, norms: Gradients, factor: Tensor, taken: Tensor) -> None:
-        """Note the norms of the last step's parts, times a factor, if it was taken."""
-        self._gradients = (norms, factor, taken)
+                sums.add(_flat(output[name]), step.taken)
+        whole = torch.stack([torch.ones_like(step.loss), step.loss, step.grad_norm])
+        self._whole.add(torch.cat([whole, step.losses]), step.taken)
+        self._last = step
 
     def take(
         self, accelerator: Accelerator
@@ -109,12 +89,14 @@ class Interval:
         return run, own
 
     def _norms(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        if self._gradients is None or not self._gradients[2]:
+        """Those of the gradient's parts in the last step, if it was taken."""
+        last = self._last
+        if last is None or last.gradients is None or not last.taken:
             return {}, {name: {} for name in self._modalities}
-        (run, own), factor, _ = self._gradients
+        run, own = last.gradients
         return (
-            {key: float(value * factor) for key, value in run.items()},
-            {n: {key: float(v * factor) for key, v in part.items()} for n, part in own.items()},
+            {key: float(value) for key, value in run.items()},
+            {name: {key: float(v) for key, v in part.items()} for name, part in own.items()},
         )
 
 

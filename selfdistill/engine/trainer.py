@@ -1,6 +1,6 @@
 """The training loop.
 
-A batch walks: loader -> ``Trainer.step`` -> ``Data2Vec.forward`` -> backward -> clip -> optimiser
+A batch walks: loader -> ``TrainingStep`` -> ``Data2Vec.forward`` -> backward -> clip -> optimiser
 -> teacher. What changes over time is a function of the step, so a checkpoint is the model, the
 optimiser, the step, and what the guards remember.
 """
@@ -13,33 +13,28 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
-from selfdistill.engine.gradients import part_norms
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
 from selfdistill.engine.late import Late
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
-from selfdistill.engine.optim import build_optimizer, build_scheduler, step_where
+from selfdistill.engine.optim import build_optimizer, build_scheduler
 from selfdistill.engine.recovery import Recovery, StepRecord
 from selfdistill.engine.saving import Saver
-from selfdistill.engine.sharding import no_sync, settings, shard, whole
+from selfdistill.engine.sharding import settings, shard
 from selfdistill.engine.signals import StopSignal
-from selfdistill.engine.sums import masked_tokens, over_processes, summed
+from selfdistill.engine.sums import over_processes
+from selfdistill.engine.training_step import TrainingStep
 from selfdistill.errors import HealthError, Preempted, UserError, errors_of
-from selfdistill.masking import row_keys
 from selfdistill.models.region import compilations, prepare_regions
-from selfdistill.objective.data2vec import Data2Vec, StepOutput
+from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.schedules import ema_decay
-from selfdistill.step_parts import as_part
 
 Load = Callable[[int, Sequence[int]], Generator[list[MicroBatch]]]
 """The micro-batches of each step, from a number of steps on, past some steps of the data."""
@@ -94,14 +89,22 @@ class Trainer:
         if sharding is not None:
             shard(model, accelerator, sharding)
         optimizer = build_optimizer(model, config.optim)
-        self.scheduler = build_scheduler(optimizer, config.optim, config.train.steps)
         self.plain_model = model
         # "evaluation" leaves out what processes with whole copies of the model need
-        self.model = accelerator.prepare_model(model, evaluation_mode=sharding is not None)
+        wrapped = accelerator.prepare_model(model, evaluation_mode=sharding is not None)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.saver = Saver(model, optimizer, accelerator, checkpointer)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
         self.recovery = Recovery(config, accelerator, writer, progress)
+        self.take_step = TrainingStep(
+            model,
+            wrapped,
+            self.optimizer,
+            build_scheduler(optimizer, config.optim, config.train.steps),
+            self.recovery.judge,
+            config,
+            accelerator,
+        )
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
@@ -160,50 +163,17 @@ class Trainer:
     def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
         """One optimiser step over the micro-batches.
 
-        The device decides whether the step may be taken, so that the host hands out step after step
-        without waiting, and takes note of each while the device is at the next one.
+        The host does not wait for it: it takes note of each step while the device is at the next.
         """
-        accelerator, config = self.accelerator, self.config
-        self._seed()
-        self.scheduler.step_update(self.step_count)
-        # before the backward pass: the gradient of a token's loss depends on them
-        counts = masked_tokens(micro_batches, self.parts, accelerator)
-        outputs = self._backward(micro_batches, counts.float())
-        limit = config.optim.clip_norm or float("inf")
-        norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        losses, stops = self._over_processes(outputs, counts)
-        # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
-        scaled = accelerator.scaler is not None
-        verdict = self.recovery.judge.judge(losses, torch.zeros_like(norm) if scaled else norm)
-        taken = verdict.taken & norm.isfinite()
-        if self._is_logged(self.step_count + 1):
-            norms, factor = part_norms(self.plain_model), (norm / limit).clamp(min=1)
-            interval.add_gradients(norms, factor, taken)
-        weights = [part.objective.loss_weight for part in self.parts.values()]
-        total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
-        interval.add(outputs, losses, total, norm, taken)
-        record = self.recovery.record(self.step_count, micro_batches, outputs, self.saver.last)
-        self._unread.append((record, Late(torch.cat([stops, verdict.numbers]))))
-        with as_part("optimiser"):
-            step_where(self.optimizer, verdict.taken)
-        self.optimizer.zero_grad()
+        number = self.step_count
+        step = self.take_step(
+            number, micro_batches, stop=self.stop.number > 0, logged=self._is_logged(number + 1)
+        )
+        interval.add(step)
+        record = self.recovery.record(number, micro_batches, step.outputs, self.saver.last)
+        self._unread.append((record, Late(step.numbers)))
         self.step_count += 1
-        decay = ema_decay(self.step_count, config.teacher, config.compat.ema_epoch_steps)
-        with as_part("ema"):
-            self.plain_model.update_teacher(decay, taken)
         self._read_verdicts(all_but=1)
-
-    def _over_processes(
-        self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Losses float64 [n] per masked token, and [1], above 0 if a process was asked to stop.
-
-        A loss that is not finite, or a signal, on one process concerns all.
-        """
-        sums = [torch.stack([found[name].loss for found in outputs]).sum() for name in self.parts]
-        stop = torch.full((), float(self.stop.number), device=counts.device)
-        found = summed(torch.stack([*sums, stop]).double(), self.accelerator)
-        return found[:-1] / counts, found[-1:]
 
     def _read_verdicts(self, all_but: int = 0) -> None:
         """Take note of the steps so far, but for the last ones; those wait for the device."""
@@ -214,39 +184,6 @@ class Trainer:
             self.stops |= stops > 0
         if self.accelerator.num_processes == 1:
             self.stops = self.stop.number > 0  # there is nobody to agree with
-
-    def _seed(self) -> None:
-        """Chance is a function of the step, so that a resumed run repeats it."""
-        place = self.step_count * self.accelerator.num_processes + self.accelerator.process_index
-        places = np.array([place, -1 - self.step_count])
-        own, common = row_keys(self.config.seed, places) >> np.uint64(1)
-        torch.manual_seed(int(own))
-        self.plain_model.student.trunk.chance.seed(int(common))
-
-    def _backward(
-        self, micro_batches: Sequence[MicroBatch], counts: Tensor
-    ) -> list[dict[str, StepOutput]]:
-        """Gradients of the weighted sum of each modality's mean loss over its masked tokens.
-
-        Args:
-            counts: of these, float32 [n], over all processes.
-        """
-        accelerator, outputs = self.accelerator, []
-        tokens = dict(zip(self.parts, counts, strict=True))
-        for number, loaded in enumerate(micro_batches, start=1):
-            batches = {name: part.batch.to(accelerator.device) for name, part in loaded.items()}
-            last = number == len(micro_batches)
-            with contextlib.nullcontext() if last else no_sync(self.model, accelerator):
-                found = self.model(batches)
-                means = [
-                    output.loss * self.parts[name].objective.loss_weight / tokens[name]
-                    for name, output in found.items()
-                ]
-                # gradients are averaged over processes, whose losses add up
-                with as_part("backward"):
-                    accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
-            outputs.append({n: o._replace(loss=o.loss.detach()) for n, o in found.items()})
-        return outputs
 
     def _ends_interval(self) -> bool:
         """Whether something is done after this step that needs to know all of it."""

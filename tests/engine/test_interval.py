@@ -12,6 +12,7 @@ from small_runs import SmallRuns
 from torch import Tensor
 
 from selfdistill.engine.interval import Interval
+from selfdistill.engine.training_step import Step
 from selfdistill.objective.data2vec import StepOutput
 from selfdistill.objective.moments import Moments
 
@@ -43,7 +44,8 @@ def output(pair: Pair, valid: float, spread: float = 0.25) -> StepOutput:
 
 def add(interval: Interval, parts: Sequence[dict[str, StepOutput]], taken: bool = True) -> None:
     loss = torch.tensor(0.5, dtype=torch.float64)
-    interval.add(parts, loss[None], loss, torch.tensor(1.0), torch.tensor(taken))
+    norm, numbers = torch.tensor(1.0), torch.zeros(6)
+    interval.add(Step(parts, loss[None], loss, norm, None, torch.tensor(taken), numbers))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfdistill.engine import trainer
 from selfdistill.engine.trainer import Trainer
+from selfdistill.engine.training_step import TrainingStep
 
 WAITING = {
     "_local_scalar_dense",  # item, float, int, bool
@@ -107,12 +108,12 @@ def test_what_waits_is_noted(
     waits: dict[int, list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seed = Trainer._seed
+    seed = TrainingStep._seed
 
-    def waiting(self: Trainer) -> None:
-        seed(self)
+    def waiting(self: TrainingStep, number: int) -> None:
+        seed(self, number)
         float(torch.ones(()))
 
-    monkeypatch.setattr(Trainer, "_seed", waiting)
+    monkeypatch.setattr(TrainingStep, "_seed", waiting)
     assert here(config("text"), *WORDS).code == 0
     assert waits[1] == ["aten._local_scalar_dense.default"]

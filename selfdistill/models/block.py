@@ -45,9 +45,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, places: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        places: Tensor | None = None,
+        gain: LayerScale | None = None,
     ) -> Tensor:
-        """[B, T, D], or at ``places`` [B, N] only: [B, N, D]."""
+        """[B, T, D], or at ``places`` [B, N] only: [B, N, D]; times a gain."""
         k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
         bias = torch.cat([self.q_bias, k_bias, self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
@@ -55,7 +59,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         x = rearrange(x, "b h t d -> b t (h d)")
-        return self.proj(x if places is None else take(x, places))
+        return scaled(self.proj, gain, x if places is None else take(x, places))
 
 
 class Block(Region):
@@ -67,11 +71,11 @@ class Block(Region):
         self.pre_norm = config.norm_order == "pre"
         self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.gain1 = LayerScale(width, gain) if gain else nn.Identity()
+        self.gain1 = LayerScale(width, gain) if gain else None
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
         hidden = round(width * config.mlp_ratio)
         self.mlp = Mlp(width, hidden, act_layer=nn.GELU, drop=(config.activation_dropout, 0.0))
-        self.gain2 = LayerScale(width, gain) if gain else nn.Identity()
+        self.gain2 = LayerScale(width, gain) if gain else None
         self.dropout = nn.Dropout(config.dropout)
 
     def compute(
@@ -93,11 +97,11 @@ class Block(Region):
         if self.pre_norm:
             attended = self._attend(self.norm1(_rows(x, first)), mask, first, places)
             x = _add(x if places is None else take(x, places), attended, first)
-            ffn = self.gain2(self.mlp(self.norm2(_rows(x, second))))
+            ffn = self._feed_forward(self.norm2(_rows(x, second)))
             return BlockOutput(_add(x, self.dropout(ffn), second), ffn)
         attended = self._attend(_rows(x, first), mask, first, places)
         x = self.norm1(_add(x if places is None else take(x, places), attended, first))
-        ffn = self.gain2(self.mlp(_rows(x, second)))
+        ffn = self._feed_forward(_rows(x, second))
         return BlockOutput(self.norm2(_add(x, self.dropout(ffn), second)), ffn)
 
     def _attend(
@@ -106,7 +110,24 @@ class Block(Region):
         if rows is not None:
             places = None if places is None else places[rows]
             mask = mask if mask is None or len(mask) == 1 else mask[rows]
-        return self.dropout(self.gain1(self.attention(x, mask, places)))
+        return self.dropout(self.attention(x, mask, places, self.gain1))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        hidden, last = self.mlp.drop1(self.mlp.act(self.mlp.fc1(x))), self.mlp.fc2
+        assert isinstance(last, nn.Linear)
+        return scaled(last, self.gain2, hidden)
+
+
+def scaled(linear: nn.Linear, gain: LayerScale | None, x: Tensor) -> Tensor:
+    """A linear layer, times a gain on its channels.
+
+    The gain goes into the weights, which are fewer than the vectors of a batch: these need not be
+    multiplied, nor kept for its gradient.
+    """
+    if gain is None:
+        y: Tensor = linear(x)
+        return y
+    return F.linear(x, gain.gamma[:, None] * linear.weight, gain.gamma * linear.bias)
 
 
 def _rows(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -85,10 +85,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(
+every_kind_of_run = pytest.mark.parametrize(
     ("modality", "strategy"),
     [*itertools.product(MODALITIES, ("dense", "visible")), (JOINT, "visible")],
 )
+
+
+@every_kind_of_run
 def test_a_step_waits_for_nothing(
     modality: str,
     strategy: str,
@@ -100,6 +103,29 @@ def test_a_step_waits_for_nothing(
     assert ended.code == 0, ended.stderr
     assert waits.keys() == {0, 1, 2, 3, 4}
     assert not {step: seen for step, seen in waits.items() if seen and step not in LOGGED}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch watches for it on a GPU only")
+@every_kind_of_run
+def test_torch_sees_no_waiting_either(
+    modality: str,
+    strategy: str,
+    config: Callable[..., str],
+    here: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = Trainer.step
+
+    def watching(self: Trainer, *parts: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default" if self.step_count in LOGGED else "error")
+        step(self, *parts)
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "step", watching)
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    words = [*WORDS, *DECODERS, f"strategy={strategy}", "train.precision=bf16"]
+    ended = here(config(modality), *words)
+    assert ended.code == 0, ended.stderr
 
 
 def test_what_waits_is_noted(

@@ -52,11 +52,7 @@ class TodaysLoop:
 
     def step(self) -> None:
         optim, decay = self.config.optim, self.config.teacher.ema_decay
-        targets = self._targets()
-        x = self.student(**self._masked_inputs()).last_hidden_state[:, self.prefix :]
-        predictions = self.head(x[self.masked])
-        loss = self._loss(predictions, targets[self.masked])
-        loss.backward()
+        self.loss().backward()
         if optim.clip_norm:
             nn.utils.clip_grad_norm_(self.learned, optim.clip_norm)
         self.optimizer.step()
@@ -65,6 +61,15 @@ class TodaysLoop:
             pairs = zip(self.teacher.parameters(), self.student.parameters(), strict=True)
             for theirs, ours in pairs:
                 theirs.mul_(decay).add_(ours, alpha=1 - decay)
+
+    def loss(self) -> Tensor:
+        """Mean over masked places and channels."""
+        targets = self._targets()
+        x = self.student(**self._masked_inputs()).last_hidden_state[:, self.prefix :]
+        predictions, beta = self.head(x[self.masked]), self.config.objective.loss_beta
+        if beta:
+            return F.smooth_l1_loss(predictions, targets[self.masked], beta=beta)
+        return F.mse_loss(predictions, targets[self.masked])
 
     @torch.no_grad()
     def _targets(self) -> Tensor:
@@ -84,12 +89,6 @@ class TodaysLoop:
             return {"input_ids": inputs.masked_fill(self.masked, self.config.encoder.mask_id)}
         places = "bool_masked_pos" if modality == "image" else "mask_time_indices"
         return {_INPUTS[modality]: inputs, places: self.masked}
-
-    def _loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        beta = self.config.objective.loss_beta
-        if beta:
-            return F.smooth_l1_loss(predictions, targets, beta=beta)
-        return F.mse_loss(predictions, targets)
 
 
 _INPUTS = {"image": "pixel_values", "audio": "input_values", "text": "input_ids"}

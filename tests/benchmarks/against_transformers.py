@@ -15,8 +15,8 @@ import multiprocessing
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,15 +82,19 @@ class Case:
     attention: str = "eager"
 
     def build(self) -> tuple[RunConfig, Batch]:
-        """The config, and noise with masks."""
-        words = ("run_dir=unused", "train.precision=fp32", *self.words)
-        with tempfile.TemporaryDirectory() as folder:
-            if self.modality == "text":  # the pipeline has one, though noise needs none
-                train_tokenizer(["some words to cut"] * 9, 24, Path(folder))
-                words = (*words, f"input.tokenizer={Path(folder) / TOKENIZER_FILE}")
-            path = CONFIGS / FILES[self.modality, self.strategy]
-            config = load_config(path, words, load_modality)
-            return config, batch_of(config, self.batch_size)
+        return noise(CONFIGS / FILES[self.modality, self.strategy], self.words, self.batch_size)
+
+
+def noise(path: Path, words: Iterable[str], batch_size: int) -> tuple[RunConfig, Batch]:
+    """A config with overrides, in fp32, and a batch of noise with masks."""
+    config = load_config(path, ["run_dir=unused", "train.precision=fp32", *words], load_modality)
+    if config.modality != "text":
+        return config, batch_of(config, batch_size)
+    with tempfile.TemporaryDirectory() as folder:  # the pipeline wants one, noise needs none
+        train_tokenizer(["some words to cut"] * 9, 24, Path(folder))
+        tokenizer = str(Path(folder) / TOKENIZER_FILE)
+        config = replace(config, input=replace(config.input, tokenizer=tokenizer))
+        return config, batch_of(config, batch_size)
 
 
 def _ours(config: RunConfig, batch: Batch) -> Action:

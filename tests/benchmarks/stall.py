@@ -10,14 +10,11 @@ machine do not change: pinned to one core (taskset) no way can lose less than th
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from accelerate import Accelerator
+from measuring import Seconds, median, taken
 from memory import batch_of
 
 from selfdistill.config import RunConfig
@@ -29,37 +26,6 @@ from selfdistill.engine.optimizer_state import pack_optimizer
 from selfdistill.engine.saving import Saver
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
-
-
-class Seconds(NamedTuple):
-    """On the clock, and of processor time in all threads."""
-
-    clock: float
-    processor: float
-
-    def __sub__(self, other: "Seconds") -> "Seconds":
-        return Seconds(self.clock - other.clock, self.processor - other.processor)
-
-    def __mul__(self, times: object) -> "Seconds":
-        assert isinstance(times, int)
-        return Seconds(self.clock * times, self.processor * times)
-
-    def __str__(self) -> str:
-        return f"{self.clock:.2f} s (processor {self.processor:.2f} s)"
-
-
-def now() -> Seconds:
-    return Seconds(time.monotonic(), time.process_time())
-
-
-def taken(action: Callable[[], object]) -> Seconds:
-    began = now()
-    action()
-    return now() - began
-
-
-def median(values: Sequence[Seconds]) -> Seconds:
-    return Seconds(*map(statistics.median, zip(*values, strict=True)))
 
 
 class Training:

@@ -185,8 +185,8 @@ class TrainConfig:
     max_rollbacks: int = 2
     """Times that it goes back to one checkpoint before it stops."""
     activation_checkpointing: bool = False
-    """Compute blocks and convolutions of positions and decoders once more in the backward pass, in
-    place of keeping what is inside them: less memory, more time."""
+    """Compute blocks and convolutions once more in the backward pass, in place of keeping what is
+    inside them: less memory, more time."""
     compile: bool = False
     """Compile these parts with torch.compile, which takes a minute or more at the start."""
 

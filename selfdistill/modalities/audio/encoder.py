@@ -16,6 +16,7 @@ from selfdistill.modalities.audio.alibi import Alibi
 from selfdistill.modalities.audio.config import AudioEncoderConfig
 from selfdistill.modalities.base import FeatureEncoder
 from selfdistill.models.conv import ConvStack, strided_conv
+from selfdistill.models.region import Region
 from selfdistill.types import Masks, Tokens
 
 Count = TypeVar("Count", int, Tensor)
@@ -36,7 +37,7 @@ def receptive_field(conv_layers: Sequence[Sequence[int]]) -> int:
     return width
 
 
-class ConvLayer(nn.Module):
+class ConvLayer(Region):
     """Convolution in time without padding, LayerNorm over channels, GELU; x is [B, L, C]."""
 
     def __init__(self, inner: int, outer: int, kernel: int, stride: int, bias: bool) -> None:
@@ -45,7 +46,7 @@ class ConvLayer(nn.Module):
         self.norm = nn.LayerNorm(outer)
         nn.init.kaiming_normal_(self.conv.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         (stride,) = self.conv.stride
         x = strided_conv(x, self.conv.weight, self.conv.bias, stride)
         return F.gelu(self.norm(x))

@@ -108,7 +108,7 @@ def ratio_of(above: Sequence[float], below: Sequence[float]) -> Ratio:
 def origin(*packages: str) -> dict[str, Any]:
     """What a result was measured with: command, date, versions of ``packages``, and device."""
     words = sys.argv[1:]
-    if "--json" in words:  # where the result goes says nothing of it
+    if "--json" in words:  # where a result goes says nothing of it
         place = words.index("--json")
         del words[place : place + 2]
     script = f"tests/benchmarks/{Path(sys.argv[0]).name}"

@@ -1,10 +1,10 @@
 """The evaluations of a run, during training and at its end: probes and pictures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
+import numpy as np
 
 from selfdistill.config import PROBES, RunConfig
 from selfdistill.data.loader import Source
@@ -13,19 +13,24 @@ from selfdistill.engine.metrics import Progress, by_modality
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.sharding import whole_student
 from selfdistill.engine.sums import over_processes
+from selfdistill.engine.together import Together
 from selfdistill.engine.trainer import Trainer
-from selfdistill.errors import errors_of
-from selfdistill.modalities.backbone import Backbones, build_backbones
+from selfdistill.errors import DataBudgetError, errors_of
+from selfdistill.modalities.backbone import Backbones, untrained_backbones
 from selfdistill.pictures.run import Pictures
 from selfdistill.probes.evaluate import Evaluator
+from selfdistill.probes.features import Features, Share
 from selfdistill.probes.table import render
 from selfdistill.reports.pictures import FOLDER
 
+NONE = Features([], np.empty(0, dtype=np.int64))
+
 
 class Evaluation:
-    """The probes of a run and its pictures; made on the main process.
+    """The probes of a run and its pictures.
 
-    The last result is kept in ``RUN/eval.json``, the last pictures in ``RUN/pictures``.
+    Each process computes the features of its share of the labelled sets; the main one probes them
+    and draws. The last result is kept in ``RUN/eval.json``, the last pictures in ``RUN/pictures``.
 
     Args:
         config: of the run.
@@ -48,10 +53,11 @@ class Evaluation:
         self.trainer = trainer
         self.run_dir = run_dir
         self.progress = progress
+        self.together = Together(trainer.accelerator, trainer.stop)
         self.evaluators = {
             name: Evaluator(part, sources[name].pipeline)
             for name, part in self.parts.items()
-            if part.eval.tasks and run_dir is not None
+            if part.eval.tasks
         }
         self.pictures = {} if run_dir is None else self._pictures(sources, run_dir)
 
@@ -59,56 +65,74 @@ class Evaluation:
         """Evaluate after ``step`` steps.
 
         Returns:
-            What is to be logged; None: a signal put an end to it.
+            What is to be logged, on the main process; None: a signal put an end to it.
         """
-        trained = self._trained()
-        if self.run_dir is None or trained is None:
+        if not any(part.eval.tasks or part.eval.pictures for part in self.parts.values()):
             return {}
+        trainer = self.trainer
+        trained = whole_student(trainer.plain_model, self.config, trainer.accelerator)
         if self.evaluators:
             self.progress.log(f"evaluating frozen features after {step} steps")
-        result = self.trainer.stop.until_asked(lambda: self._evaluate(step, trained))
-        if not self.evaluators:
-            if result is None:
-                self.progress.log("the pictures are left out")
-            return {}
-        if result is None:
+        found = self.together.run(lambda: self._evaluate(step, trained))
+        if found is None and self.evaluators:
             self.progress.log("the evaluation is broken off; it will be made when the run goes on")
             return None
-        write_atomically(self.run_dir.eval_path, json.dumps(result, indent=2))
-        self._check_accuracy(step, result)
+        if found is None:
+            self.progress.log("the pictures are left out")
+            return {}
+        result = found[0]
+        self.together.complete(lambda: self._keep(step, result))
         return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
 
     def lacks(self, step: int) -> bool:
         """Whether there are labelled sets, and ``eval.json`` is not of ``step``."""
         last = self._last()
         missing = any(last.get(name, {}).get("step") != step for name in self.evaluators)
-        return over_processes([float(missing)], self.trainer.accelerator)[0] > 0
+        mine = float(missing and self.run_dir is not None)
+        return over_processes([mine], self.trainer.accelerator)[0] > 0
 
     def check(self) -> None:
         """Refuse labelled sets that cannot be used, before any time is spent on training."""
-        for name, evaluator in self.evaluators.items():
+        for name, evaluator in self.evaluators.items() if self.run_dir is not None else ():
             with errors_of(name, self.parts):
                 evaluator.check()
-
-    def _trained(self) -> Backbones | None:
-        """The student on the main process; all processes have a part in it."""
-        if not any(part.eval.tasks or part.eval.pictures for part in self.parts.values()):
-            return None
-        return whole_student(self.trainer.plain_model, self.config, self.trainer.accelerator)
 
     def _evaluate(self, step: int, trained: Backbones) -> dict[str, Any]:
         known = all(evaluator.baselines for evaluator in self.evaluators.values())
         known &= not any(pictures.needs_untrained for pictures in self.pictures.values())
-        untrained = None if known else self._untrained()
+        untrained = None
+        if not known:
+            untrained = untrained_backbones(self.config).to(self.trainer.accelerator.device)
         result: dict[str, Any] = {}
         for name, evaluator in self.evaluators.items():
             with errors_of(name, self.parts):
-                before = None if untrained is None else untrained[name]
-                result |= evaluator.evaluate(before, trained[name])
-            result[name]["step"] = step
+                with self.progress.once():
+                    before = None if untrained is None else untrained[name]
+                    evaluator.compare(before, self._collect)
+                result |= evaluator.evaluate(trained[name], self._collect)
+        for found in result.values():
+            found["step"] = step
         for name, pictures in self.pictures.items():
             pictures(step, None if untrained is None else untrained[name], trained[name])
         return result
+
+    def _collect(self, compute: Callable[[Share], Features]) -> Features | None:
+        """See ``Collect``."""
+        accelerator = self.trainer.accelerator
+        share = Share(accelerator.process_index, accelerator.num_processes)
+        trouble = None
+        try:
+            own = compute(share)
+        except DataBudgetError as error:  # another share may have good samples
+            own, trouble = NONE, error
+        places = self.together.gather([own.numbers, own.labels, *own.layers])
+        if not places:
+            return None
+        numbers, labels, *layers = (np.concatenate(parts) for parts in places)
+        if trouble is not None and not len(numbers):
+            raise trouble
+        order = np.argsort(numbers)
+        return Features([layer[order] for layer in layers], labels[order], numbers[order])
 
     def _pictures(self, sources: Mapping[str, Source], run_dir: RunDir) -> dict[str, Pictures]:
         several = len(self.parts) > 1
@@ -125,19 +149,15 @@ class Evaluation:
             if part.eval.pictures
         }
 
-    def _check_accuracy(self, step: int, result: Mapping[str, Any]) -> None:
+    def _keep(self, step: int, result: Mapping[str, Any]) -> None:
+        if self.run_dir is None or not result:
+            return
+        write_atomically(self.run_dir.eval_path, json.dumps(result, indent=2))
         for name, found in result.items():
             linear = found["linear"]
             margin = 2 * linear["standard_error"]["trained"]
             with errors_of(name, self.parts):
                 self.trainer.collapse[name].check_accuracy(step, linear, margin)
-
-    def _untrained(self) -> Backbones:
-        """The encoders as they were before the first step."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            untrained = build_backbones(self.config)
-        return untrained.to(self.trainer.accelerator.device)
 
     def show(self) -> None:
         """Print the table of the last evaluation."""

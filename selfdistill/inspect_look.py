@@ -13,6 +13,7 @@ from selfdistill.errors import SelfdistillError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import Modality
 from selfdistill.modalities.picture import SamplePicture, Shown
+from selfdistill.pictures.examples import example_of, masked_in
 
 LOOKED_AT = 512
 """Samples that are decoded."""
@@ -91,11 +92,10 @@ def look_at(subject: Subject, samples: int, seed: int) -> Looked:
             measures = picture.measures(value)
             masked = None
             if subject.config is not None and pipeline is not None:
-                value = pipeline.augment(value, np.random.default_rng([seed, number, 1]))
+                value = example_of(pipeline, value, seed, number)
                 waiting.append(value)
                 if len(looked.shown) < samples:
-                    masks = pipeline.collate([value], row_keys(seed, np.array([number]))).masks
-                    masked = None if masks is None else masks.masked[0].numpy()
+                    masked = masked_in(pipeline, value, seed, number)
         except SelfdistillError:
             raise
         except Exception as error:

@@ -1,11 +1,9 @@
 """Samples on one sheet, as PNG or SVG, or each for itself."""
 
 import io
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 
 import matplotlib.style
 from matplotlib.figure import Figure
@@ -13,13 +11,11 @@ from matplotlib.figure import Figure
 from selfdistill.inspect_facts import Findings
 from selfdistill.inspect_look import Subject
 from selfdistill.modalities.picture import Area, Shown
+from selfdistill.pictures.examples import Grid
 
 WIDTH = 12.0
 """Inches of a sheet."""
-MARGIN, GAP = 0.3, 0.22
-HEADING, TITLE = 0.42, 0.22
-LETTER = 0.062
-"""Inches of a title's letter, about."""
+MARGIN, HEADING = 0.3, 0.42
 STYLE = {
     "font.size": 8,
     "savefig.dpi": 150,
@@ -76,45 +72,16 @@ def _saved(figure: Figure, file_format: str) -> bytes:
     return out.getvalue()
 
 
-def _width(subject: Subject) -> float:
-    """Of one sample."""
-    columns = subject.picture.columns
-    return (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns
-
-
-def _rows(part: Part) -> Iterator[tuple[list[Shown], float]]:
-    """The samples of each row, and its height without titles."""
+def _grid(part: Part) -> Grid:
     subject, findings = part
-    shown, width = iter(findings.shown), _width(subject)
-    while row := list(islice(shown, subject.picture.columns)):
-        yield row, max(subject.picture.height(sample, width) for sample in row)
+    return Grid(subject.picture, findings.shown, WIDTH - 2 * MARGIN)
 
 
 def _height(part: Part) -> float:
-    return HEADING + MARGIN / 2 + sum(TITLE + height + GAP for _, height in _rows(part))
+    return HEADING + MARGIN / 2 + _grid(part).height
 
 
 def _draw_part(figure: Figure, part: Part, top: float) -> None:
-    subject, width = part[0], _width(part[0])
-    tall = float(figure.get_size_inches()[1])
-
-    def write(left: float, up: float, text: str, size: float, weight: str = "normal") -> None:
-        figure.text(left / WIDTH, up / tall, text, size=size, weight=weight, va="baseline")
-
-    write(MARGIN, top - 0.2, heading(subject), 12, "bold")
-    top -= HEADING
-    for row, height in _rows(part):
-        for column, shown in enumerate(row):
-            left = MARGIN + column * (width + GAP)
-            write(left, top - 0.14, _shortened(shown.title, math.floor(width / LETTER)), 8)
-            own = subject.picture.height(shown, width)
-            area = Area(figure, left, top - TITLE - own, width, own)
-            subject.picture.draw(area, shown)
-        top -= TITLE + height + GAP
-
-
-def _shortened(text: str, most: int) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2 - 2]}...{text[len(text) - (most - most // 2) + 1 :]}"
+    place = MARGIN / WIDTH, (top - 0.2) / float(figure.get_size_inches()[1])
+    figure.text(*place, heading(part[0]), size=12, weight="bold", va="baseline")
+    _grid(part).draw(figure, MARGIN, top - HEADING)

@@ -45,6 +45,7 @@ class Pretrained:
     Attributes:
         modality, config: of the run, of one over several what this one has; of a folder of
             transformers what it says of itself.
+        run: the config of the whole run, where that is known; else ``config``.
         backbone: float32, on the CPU, in eval mode.
         source: the checkpoint, or the folder of transformers.
         companions: the folder of the files that belong to the weights.
@@ -55,6 +56,7 @@ class Pretrained:
 
     modality: Modality
     config: RunConfig
+    run: RunConfig
     backbone: Backbone
     source: Path
     companions: Path
@@ -119,10 +121,10 @@ def load_all(
         return _of_hub_folder(path, weights, key, modality)
     checkpoint_path = find_checkpoint(path, key)
     checkpoint = Checkpointer(checkpoint_path.parent, keep=1).load(checkpoint_path)
-    parts = checkpoint_config(checkpoint).parts()
+    run = checkpoint_config(checkpoint)
     return {
-        name: _of_checkpoint(checkpoint_path, checkpoint, name, parts, weights)
-        for name in _chosen(parts, modality, checkpoint_path)
+        name: _of_checkpoint(checkpoint_path, checkpoint, name, run, weights)
+        for name in _chosen(run.parts(), modality, checkpoint_path)
     }
 
 
@@ -137,8 +139,9 @@ def _chosen(names: Collection[str], modality: str, source: Path) -> Collection[s
 
 
 def _of_checkpoint(
-    path: Path, checkpoint: Checkpoint, name: str, parts: Mapping[str, RunConfig], weights: Weights
+    path: Path, checkpoint: Checkpoint, name: str, run: RunConfig, weights: Weights
 ) -> Pretrained:
+    parts = run.parts()
     modality, companions = load_modality(parts[name].modality), run_folder(path)
     config = modality.attach(parts[name], companions)
     backbone = build_backbone(config)
@@ -149,7 +152,7 @@ def _of_checkpoint(
     backbone.eval()
     others = [other for other in parts if other != name]
     return Pretrained(
-        modality, config, backbone, path, companions, weights, checkpoint.step, others
+        modality, config, run, backbone, path, companions, weights, checkpoint.step, others
     )
 
 
@@ -196,4 +199,4 @@ def _of_hub_folder(path: Path, weights: Weights, key: str, modality: str) -> dic
     backbone = build_backbone(config)
     folder.load_into(backbone)
     backbone.eval()
-    return {name: Pretrained(folder.modality, config, backbone, path, path, weights, None)}
+    return {name: Pretrained(folder.modality, config, config, backbone, path, path, weights, None)}

@@ -11,7 +11,7 @@ from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.embed import choose_device
 from selfdistill.errors import UserError
-from selfdistill.modalities.backbone import build_backbone
+from selfdistill.modalities.backbone import untrained_backbones
 from selfdistill.pretrained import Pretrained, load_pretrained
 from selfdistill.probes.cache import FeatureCache
 from selfdistill.probes.ctc import TRANSCRIPT
@@ -118,8 +118,6 @@ def _sources(
 
     if request.baselines:
         yield source(RAW, None)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            untrained = build_backbone(config)
-        yield source("untrained", untrained)
+        (name,) = config.parts()
+        yield source("untrained", untrained_backbones(pretrained.run)[name])
     yield source("trained", pretrained.backbone)

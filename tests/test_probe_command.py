@@ -167,20 +167,28 @@ def test_hub_folder_and_checkpoint(
     assert one == pytest.approx(other, abs=0.1)
 
 
+@pytest.mark.parametrize(("run", "modality"), [("image", "image"), (JOINT, "text")])
 def test_the_untrained_encoder_is_that_of_the_run(
-    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]]
+    run: str,
+    modality: str,
+    runs: SmallRuns,
+    call: Callable[..., Called],
+    labelled: Callable[..., list[str]],
 ) -> None:
+    """Of a run over several modalities, too, whose encoders are drawn one after the other."""
     # labels that nothing tells, so that accuracies are those of these weights alone
     blind = [
-        [sample | {"cls": b"%d" % (i % 2)} for i, sample in enumerate(samples("image", n, n)[::2])]
+        [sample | {"cls": b"%d" % (i % 2)} for i, sample in enumerate(samples(modality, n, n)[::2])]
         for n in (120, 160)
     ]
-    task = labelled("image", *blind)
-    run_dir = runs.folder / "with-tasks"
-    words = [f"eval.tasks.mine.train=[{task[1]}]", f"eval.tasks.mine.test=[{task[3]}]"]
-    assert runs.pretrain("image", run_dir, *words) == 0
-    expected = json.loads((run_dir / "eval.json").read_text())["image"]["tasks"]["mine"]
-    found = call(run_dir, "--seed", "3", "--probes", "linear,knn", "--neighbours", "20")
+    task = labelled(modality, *blind)
+    run_dir = runs.folder / f"{run}-with-tasks"
+    key = f"modalities.{modality}.eval" if run == JOINT else "eval"
+    words = [f"{key}.tasks.mine.train=[{task[1]}]", f"{key}.tasks.mine.test=[{task[3]}]"]
+    assert runs.pretrain(run, run_dir, *words) == 0
+    expected = json.loads((run_dir / "eval.json").read_text())[modality]["tasks"]["mine"]
+    options = ["--probes", "linear,knn", "--neighbours", "20", "--modality", modality]
+    found = call(run_dir, "--seed", "3", *options)
     assert found.code == 0
     probes = found.json["tasks"]["mine"]["probes"]
     for source in ("raw", "untrained", "trained"):

@@ -28,6 +28,24 @@ class Samples(Protocol):
         """Key and members {extension: bytes} of sample ``i``."""
 
 
+class Part:
+    """Some of the samples of a set.
+
+    Args:
+        samples: the set.
+        numbers: int64 [n], which ones.
+    """
+
+    def __init__(self, samples: Samples, numbers: np.ndarray) -> None:
+        self._samples = samples
+        self.numbers: list[int] = numbers.tolist()
+        keys = samples.keys
+        self.keys = [keys[i] for i in self.numbers]
+
+    def read(self, i: int) -> tuple[str, dict[str, bytes]]:
+        return self._samples.read(self.numbers[i])
+
+
 def plain_examples(
     samples: Samples,
     pipeline: InputPipeline,

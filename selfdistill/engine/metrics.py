@@ -5,7 +5,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,15 @@ class Progress:
             self._bar.write(message, file=sys.stderr)
         elif self._main:
             print(message, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """What is done inside does not come again: it says nothing of the time that is left."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
 
     def close(self) -> None:
         """Leave the bar as it stands."""

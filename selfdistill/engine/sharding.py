@@ -121,17 +121,14 @@ def gather(tensors: Mapping[str, Tensor], buffers: dict[str, Tensor] | None) -> 
     return {} if buffers is None else {name: buffers[name] for name in tensors}
 
 
-def whole_student(model: Data2Vec, config: RunConfig, accelerator: Accelerator) -> Backbones | None:
-    """The student with all its weights; if it is sharded, a copy, on the main process only.
+def whole_student(model: Data2Vec, config: RunConfig, accelerator: Accelerator) -> Backbones:
+    """The student with all its weights, on every process; if it is sharded, a copy.
 
     All processes must call it together.
     """
     if not isinstance(model, FSDPModule):
         return model.student
-    main = accelerator.is_main_process
-    state = gather(model.student.state_dict(), {} if main else None)
-    if not main:
-        return None
+    state = gather(model.student.state_dict(), {})
     with torch.random.fork_rng():
         student = build_backbones(config)
     student.load_state_dict(state)

@@ -54,6 +54,18 @@ class StopSignal:
         except _Interrupted:
             return None
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside work that ``until_asked`` does: a signal that comes in here ends it behind here.
+
+        An error in here ends it anyway, and no signal takes the error's place.
+        """
+        self._interrupts = False
+        yield
+        self._interrupts = True
+        if self.number:
+            raise _Interrupted
+
     def explained(self, step: int, saved: object) -> str:
         """Why a run ends after ``step``, and where its state is ``saved``."""
         if not self.number:

@@ -44,7 +44,7 @@ class Evaluate(Protocol):
     """Evaluates the present weights; all processes call both together."""
 
     def __call__(self, step: int) -> dict[str, float] | None:
-        """Scalars to log after so many steps; None: a signal put an end to it."""
+        """Scalars to log after so many steps; None, on all processes: a signal put an end to it."""
 
     def lacks(self, step: int) -> bool:
         """Whether there is an evaluation to be made, and that of ``step`` was not."""
@@ -219,8 +219,7 @@ class Trainer:
     def _evaluate(self, evaluate: Evaluate, saved: bool) -> None:
         """Evaluate, or end the run when a signal cuts it short; then it is made up for later."""
         scalars = evaluate(self.step_count)
-        # the main process evaluates, and the others wait here
-        if over_processes([float(scalars is None)], self.accelerator)[0]:
+        if scalars is None:
             if not saved:
                 self.save()
             raise Preempted(self.stop.explained(self.step_count, self.saver.last))

@@ -120,6 +120,14 @@ def build_backbones(config: RunConfig) -> Backbones:
     return Backbones(encoders, Trunk(config.model))
 
 
+def untrained_backbones(config: RunConfig) -> Backbones:
+    """The backbones of a run as its seed makes them before the first step, of all its modalities:
+    what each of them draws depends on those before it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return build_backbones(config)
+
+
 def build_backbone(config: RunConfig) -> Backbone:
     """The backbone of a run over one modality, with fresh weights."""
     (name,) = config.parts()

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import matplotlib.style
 import numpy as np
@@ -17,13 +18,16 @@ from selfdistill.config import RunConfig
 from selfdistill.data.loader import Source
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import load_modality
-from selfdistill.modalities.learned import Look
+from selfdistill.modalities.learned import MARGIN, WIDTH, Look, sheet
+from selfdistill.modalities.picture import SamplePicture
+from selfdistill.pictures.examples import Grid, training_examples
 from selfdistill.pictures.map import Planes, draw_map
 from selfdistill.pictures.scene import (
     Scene,
     embedded,
     examples_of,
     mixed,
+    richest,
     tokens_of,
     training_part,
 )
@@ -34,6 +38,8 @@ MOST_BYTES = 300_000
 """Of a file."""
 COLOURS = 256
 RESOLUTIONS = (150, 110, 80, 60)
+SHOWN, SHOWN_HEIGHT = 12, 5.2
+"""Training samples, and the inches in which as many of them are shown as fit."""
 
 
 class Drawing:
@@ -51,6 +57,8 @@ class Drawing:
         self._modality = load_modality(config.modality)
         features = self._modality.features
         self._picture = None if features is None else features(config, source.pipeline)
+        picture = self._modality.picture
+        self._samples = None if picture is None else picture(config)
         self._plain: Embedded | None = None
         self._looks: list[Look] = []
         self._maps: dict[str, Planes] = {}
@@ -64,11 +72,14 @@ class Drawing:
         self, step: int, untrained: Backbone | None, trained: Backbone
     ) -> Iterator[tuple[str, Figure]]:
         """Names, words joined by ``_``, and figures; see ``Pictures``."""
+        if self._samples is not None:
+            yield "training_samples_with_masks", self._masked(self._samples, step)
         scenes = self._scenes(untrained, trained)
         origins = [scene.origin(self._modality.name, step, trained.depth) for scene in scenes]
-        looks = self._seen(scenes[0], untrained, trained)
+        told = richest(scenes)
+        looks = self._seen(scenes[told], untrained, trained)
         if self._picture is not None:
-            yield from self._picture.draw(looks, origins[0]).items()
+            yield from self._picture.draw(looks, origins[told]).items()
         for scene, origin in zip(scenes, origins, strict=True):
             before = self._maps.get(scene.task)
             if before is None:
@@ -81,6 +92,22 @@ class Drawing:
             figure = draw_map(both, scene.trained.labels, scene.task or "label", origin)
             by = f"_by_{scene.task}" if scene.task else ""
             yield f"map_of_samples{by}", figure
+
+    def _masked(self, picture: SamplePicture, step: int) -> Figure:
+        """The same samples each time; augmentation and masks are drawn anew."""
+        numbers = training_part(self._shards, self._config.seed).numbers
+        examples = training_examples(self._shards, numbers, picture, step)
+        width = WIDTH - 2 * MARGIN
+        grid = Grid(picture, list(islice(examples, SHOWN)), width, SHOWN_HEIGHT)
+        masks = self._config.mask.num_masks
+        which = f"the first of {masks} masks" if masks > 1 else "one mask"
+        origin = [
+            f"{self._modality.name}, samples as training sees them, each under {which}.",
+            "What is orange, or framed in orange, the student does not see.",
+        ]
+        area = sheet(grid.height, "Training samples with their masks", origin)
+        grid.draw(area.figure, area.left, area.bottom + area.height)
+        return area.figure
 
     def _scenes(self, untrained: Backbone | None, trained: Backbone) -> list[Scene]:
         if self._evaluator is not None:

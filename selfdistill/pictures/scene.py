@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.plain import Samples, plain_examples
+from selfdistill.data.plain import Part, Samples, plain_examples
 from selfdistill.data.shards import ShardSet
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.probes.evaluate import EMBEDDED, Embedded
 from selfdistill.probes.features import encoder_features, encoder_rows
-from selfdistill.probes.sets import Part
 
 TOKENS = 20_000
 """Of all samples of a picture together, by one encoder; one batch more at most."""
@@ -44,6 +43,12 @@ class Scene:
             f"Trained encoder at layer {self.trained.layer} of {depth}, untrained at layer "
             f"{self.untrained.layer}: {why}.",
         ]
+
+
+def richest(scenes: Sequence[Scene]) -> int:
+    """Which scene has the most classes, of equal ones the first: its samples are those whose tokens
+    and neighbours are shown, because neighbours of one class in few are of one by chance."""
+    return int(np.argmax([len(np.unique(scene.trained.labels)) for scene in scenes]))
 
 
 def training_part(shards: ShardSet, seed: int) -> Part:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.probes.classify import Score
 from selfdistill.probes.features import (
+    Collect,
     Features,
     baseline_features,
+    collect_alone,
     encoder_features,
 )
 from selfdistill.probes.labels import Named, check_labels
@@ -62,11 +65,12 @@ class _Task:
 class Evaluator:
     """Runs the probes of one modality, for all tasks of its ``config.eval.tasks``.
 
-    Nothing is opened before the first ``check`` or ``evaluate``. The raw input is probed once, the
-    untrained encoder the first time it is given; both are kept in ``baselines``.
+    Nothing is opened before the first ``check``, ``compare`` or ``evaluate``. Features may be those
+    of several processes, see ``Collect``: the main one probes them, the others only compute.
 
     Attributes:
-        baselines: {task: {"raw" | "untrained": {probe: score}}}.
+        baselines: {task: {"raw" | "untrained": {probe: score}}}, no scores where features do not
+            come together.
         embedded: {task: {"untrained" | "trained": test samples at the linear probe's best layer}},
             of the last evaluation.
     """
@@ -92,12 +96,26 @@ class Evaluator:
             task = self._task(name)
             self._check(name, labels_of(task.train), labels_of(task.test))
 
-    def evaluate(self, untrained: Backbone | None, trained: Backbone) -> dict[str, Any]:
-        """The table of accuracies, as it is written to eval.json.
+    def compare(self, untrained: Backbone | None, collect: Collect = collect_alone) -> None:
+        """Probe what is compared with and is not in ``baselines`` yet.
 
         Args:
-            untrained: the encoder before training; None where it is in ``baselines`` already, or
-                is not to be compared with.
+            untrained: the encoder before training; None: the raw input only.
+
+        Raises:
+            UserError, HealthError: as ``evaluate``.
+        """
+        for name, task in ((name, self._task(name)) for name in self._config.tasks):
+            found = self.baselines.setdefault(name, {})
+            if "raw" not in found:
+                found["raw"] = self._probe_raw(name, task, collect)
+            if "untrained" not in found and untrained is not None:
+                found["untrained"] = self._probe_encoder(name, "untrained", untrained, collect)
+
+    def evaluate(self, trained: Backbone, collect: Collect = collect_alone) -> dict[str, Any]:
+        """The table of accuracies, as it is written to eval.json; ``compare`` comes before it.
+
+        Args:
             trained: the encoder to judge.
 
         Returns:
@@ -107,7 +125,8 @@ class Evaluator:
             0 to 1 for "raw", "untrained" (None: not evaluated) and "trained", the best "layer" of
             the trained encoder and "untrained_layer", "standard_error" and the 95 % "interval" of
             each source, and for few_shot "std", their deviation over the draws. A task has
-            "classes", "train_samples" and "test_samples" besides.
+            "classes", "train_samples" and "test_samples" besides. Empty where the features do not
+            come together.
 
         Raises:
             UserError: there is no task, or a labelled set cannot be used.
@@ -115,36 +134,47 @@ class Evaluator:
         """
         if not self._config.tasks:
             raise UserError("eval.tasks: is empty; name a labelled set with its train and test")
-        tasks = {name: self._evaluate_task(name, untrained, trained) for name in self._config.tasks}
+        found = {
+            name: self._probe_encoder(name, "trained", trained, collect)
+            for name in self._config.tasks
+        }
+        if not all(found.values()):
+            return {}
+        tasks = {name: self._tables(name, scores) for name, scores in found.items()}
         first = next(iter(tasks))
         headline = {probe: tasks[first][probe] for probe in PROBES}
         raw_input = self._pipeline.baseline_name
-        found = {**headline, "task": first, "raw_input": raw_input, "tasks": tasks}
-        return {self._modality: found}
+        return {self._modality: {**headline, "task": first, "raw_input": raw_input, "tasks": tasks}}
 
-    def _evaluate_task(
-        self, name: str, untrained: Backbone | None, trained: Backbone
-    ) -> dict[str, Any]:
-        found = self.baselines.setdefault(name, {})
-        task = self._task(name)
-        if "raw" not in found:
-            train, test = (
-                baseline_features(shards, self._pipeline) for shards in (task.train, task.test)
-            )
-            self._check(name, train.labels, test.labels)
-            self._sizes[name] = {
-                "classes": len(np.unique(train.labels)),
-                "train_samples": len(train.labels),
-                "test_samples": len(test.labels),
-            }
-            found["raw"] = self._probe(train, test)
-        if "untrained" not in found and untrained is not None:
-            found["untrained"] = self._probe_encoder(name, "untrained", untrained)
-        scores = {**found, "trained": self._probe_encoder(name, "trained", trained)}
+    def _tables(self, name: str, trained: dict[str, Score]) -> dict[str, Any]:
+        scores = {**self.baselines[name], "trained": trained}
         return {probe: _table(scores, probe) for probe in PROBES} | self._sizes[name]
 
-    def _probe_encoder(self, name: str, source: str, encoder: Backbone) -> dict[str, Score]:
-        train, test = self._features(self._task(name), encoder)
+    def _probe_raw(self, name: str, task: _Task, collect: Collect) -> dict[str, Score]:
+        train, test = (
+            collect(partial(baseline_features, shards, self._pipeline))
+            for shards in (task.train, task.test)
+        )
+        if train is None or test is None:
+            return {}
+        self._check(name, train.labels, test.labels)
+        self._sizes[name] = {
+            "classes": len(np.unique(train.labels)),
+            "train_samples": len(train.labels),
+            "test_samples": len(test.labels),
+        }
+        return self._probe(train, test)
+
+    def _probe_encoder(
+        self, name: str, source: str, encoder: Backbone, collect: Collect
+    ) -> dict[str, Score]:
+        task, size = self._task(name), self._config.batch_size
+        train, test = (
+            collect(partial(encoder_features, encoder, shards, self._pipeline, size))
+            for shards in (task.train, task.test)
+        )
+        if train is None or test is None:
+            return {}
         found = self._probe(train, test)
         kept = Embedded.of(test, found["linear"].layer, self._seed)
         self.embedded.setdefault(name, {})[source] = kept
@@ -165,13 +195,6 @@ class Evaluator:
     def _open(self, task: TaskConfig, name: str, split: str) -> ShardSet:
         key = f"eval.tasks.{name}.{split}"
         return open_shards(getattr(task, split), self._pipeline.extensions, self._access, key)
-
-    def _features(self, task: _Task, encoder: Backbone) -> tuple[Features, Features]:
-        batch_size = self._config.batch_size
-        return (
-            encoder_features(encoder, task.train, self._pipeline, batch_size),
-            encoder_features(encoder, task.test, self._pipeline, batch_size),
-        )
 
     def _check(self, name: str, train: np.ndarray, test: np.ndarray) -> None:
         check_labels(Named.of_task(name), train, test, self._config.few_shot_labels)

@@ -1,9 +1,9 @@
 """Frozen features of samples: one vector per sample and layer, or one per token and layer."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfdistill.data.ledger import Bad, all_bad
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.data.plain import Example, Samples, plain_examples
+from selfdistill.data.plain import Example, Part, Samples, plain_examples
 from selfdistill.errors import HealthError
 from selfdistill.modalities.backbone import Backbone
 
@@ -38,6 +38,36 @@ class Features:
     numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     lengths: np.ndarray | None = None
     groups: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes computes of a set.
+
+    It is made of whole batches, so that what a batch holds does not depend on the processes.
+
+    Attributes:
+        process: its number.
+        processes: how many there are.
+    """
+
+    process: int = 0
+    processes: int = 1
+
+    def numbers(self, total: int, size: int) -> np.ndarray:
+        """Those of its samples, int64 [n], ascending, in batches of ``size``; there may be none."""
+        numbers = np.arange(total)
+        return numbers[numbers // size % self.processes == self.process]
+
+
+ALL = Share()
+Collect = Callable[[Callable[[Share], Features]], Features | None]
+"""Calls a function with the share of each process; its features together, on the main process."""
+
+
+def collect_alone(compute: Callable[[Share], Features]) -> Features:
+    """Of the only process."""
+    return compute(ALL)
 
 
 @dataclass(frozen=True)
@@ -78,8 +108,11 @@ def encoder_rows(
     batch_size: int,
     tokens: bool = False,
     whole: bool = False,
+    share: Share = ALL,
 ) -> Generator[Rows]:
     """Every layer of ``backbone``, batch by batch; bad samples are left out.
+
+    A batch holds the good ones of ``batch_size`` samples in a row.
 
     While this runs it is in eval mode, without gradients, on its device and in the precision of
     its parameters; afterwards it has its modes back.
@@ -87,14 +120,15 @@ def encoder_rows(
     Args:
         tokens: all valid tokens as float16; else their mean per sample, float32.
         whole: leave out the samples that are longer than the pipeline takes, too.
+        share: of the samples.
 
     Raises:
         HealthError: a feature is not finite.
-        DataBudgetError: all samples are bad.
+        DataBudgetError: all samples of the share are bad.
     """
     device = next(backbone.parameters()).device
     with _frozen(backbone):
-        for chunk in _chunks(samples, pipeline, batch_size, whole):
+        for chunk in _chunks(samples, pipeline, batch_size, share, whole):
             batch = pipeline.collate([example for _, (_, example, _) in chunk], None)
             batch = batch.to(device)
             states, padding = backbone.hidden_states(batch.inputs, batch.lengths)
@@ -113,24 +147,28 @@ def encoder_rows(
             yield Rows(layers, _labels(chunk), [number for number, _ in chunk], lengths)
 
 
-def baseline_rows(samples: Samples, pipeline: InputPipeline) -> Iterator[Rows]:
+def baseline_rows(samples: Samples, pipeline: InputPipeline, share: Share = ALL) -> Iterator[Rows]:
     """The pipeline's features of the raw input, as a single layer; see ``encoder_rows``."""
-    for chunk in _chunks(samples, pipeline, BASELINE_BATCH):
+    for chunk in _chunks(samples, pipeline, BASELINE_BATCH, share):
         rows = [pipeline.baseline(example) for _, (_, example, _) in chunk]
         layer = np.stack(rows).astype(np.float32, copy=False)
         yield Rows([layer], _labels(chunk), [number for number, _ in chunk])
 
 
 def encoder_features(
-    backbone: Backbone, samples: Samples, pipeline: InputPipeline, batch_size: int
+    backbone: Backbone,
+    samples: Samples,
+    pipeline: InputPipeline,
+    batch_size: int,
+    share: Share = ALL,
 ) -> Features:
     """``encoder_rows`` of means in memory."""
-    return gather(encoder_rows(backbone, samples, pipeline, batch_size))
+    return gather(encoder_rows(backbone, samples, pipeline, batch_size, share=share))
 
 
-def baseline_features(samples: Samples, pipeline: InputPipeline) -> Features:
+def baseline_features(samples: Samples, pipeline: InputPipeline, share: Share = ALL) -> Features:
     """``baseline_rows`` in memory."""
-    return gather(baseline_rows(samples, pipeline))
+    return gather(baseline_rows(samples, pipeline, share))
 
 
 def mean_over_valid(x: Tensor, padding: Tensor | None) -> Tensor:
@@ -157,18 +195,19 @@ Numbered = tuple[int, Example]
 
 
 def _chunks(
-    samples: Samples, pipeline: InputPipeline, size: int, whole: bool = False
+    samples: Samples, pipeline: InputPipeline, size: int, share: Share, whole: bool = False
 ) -> Iterator[list[Numbered]]:
     """Numbers and examples of the samples that can be used."""
     bad: list[Bad] = []
     cropped: set[str] = set()
-    examples = plain_examples(samples, pipeline, bad.append, cropped.add)
+    part = Part(samples, share.numbers(len(samples.keys), size))
+    examples = plain_examples(part, pipeline, bad.append, cropped.add)
     # when an example comes, all before it were yielded or found bad
-    numbered = ((count + len(bad), example) for count, example in enumerate(examples))
+    numbered = ((part.numbers[count + len(bad)], example) for count, example in enumerate(examples))
     kept = (entry for entry in numbered if not (whole and entry[1][0] in cropped))
-    while chunk := list(islice(kept, size)):
-        yield chunk
-    if len(bad) == len(samples.keys):
+    for _, chunk in groupby(kept, lambda entry: entry[0] // size):
+        yield list(chunk)
+    if bad and len(bad) == len(part.numbers):
         raise all_bad(bad)
 
 

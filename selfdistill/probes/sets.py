@@ -10,7 +10,7 @@ import numpy as np
 from selfdistill.config import TaskConfig
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.locations import resolve
-from selfdistill.data.plain import Samples
+from selfdistill.data.plain import Part, Samples
 from selfdistill.data.shards import ShardSet
 from selfdistill.data.tally import read_labels
 from selfdistill.errors import UserError
@@ -55,18 +55,6 @@ class LabelledSet:
     train: Split
     test: Split
     classes: Sequence[str] = ()
-
-
-class Part:
-    """Some of the samples of a set."""
-
-    def __init__(self, samples: Samples, numbers: np.ndarray) -> None:
-        self._samples, self._numbers = samples, numbers
-        keys = samples.keys
-        self.keys = [keys[i] for i in numbers]
-
-    def read(self, i: int) -> tuple[str, dict[str, bytes]]:
-        return self._samples.read(int(self._numbers[i]))
 
 
 @dataclass(frozen=True)

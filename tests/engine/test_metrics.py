@@ -197,6 +197,21 @@ def test_time_left_is_unknown_before_the_first_step(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "step 5/10, left unknown\n"
 
 
+def test_what_is_done_once_says_nothing_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation costs as much each time, but for its baselines, which are probed once."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(steps=30, start_step=0, main=True)
+    now[0] += 10  # ten steps
+    with progress.once():
+        now[0] += 1000
+    now[0] += 5  # what comes again
+    progress.report(10, {})
+    assert capsys.readouterr().err == "step 10/30, left 0:00:30\n"
+
+
 def test_metrics_of_several_modalities_are_named() -> None:
     own = {"audio": {"loss": 1.0}, "text": {"loss": 2.0, "rank": 3.0}}
     assert by_modality(own) == {"audio/loss": 1.0, "text/loss": 2.0, "text/rank": 3.0}

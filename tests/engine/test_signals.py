@@ -50,3 +50,29 @@ def test_faults_are_those_of_the_work(stop: StopSignal) -> None:
         stop.until_asked(lambda: 1 // 0)
     signal.raise_signal(signal.SIGTERM)  # noted only: nothing is being done
     assert stop.number == signal.SIGTERM
+
+
+def test_work_may_hold_a_signal_back_for_a_while(stop: StopSignal) -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with stop.held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+
+    assert stop.until_asked(work) is None
+    assert done == [1]
+
+
+def test_an_error_while_a_signal_is_held_back_is_the_error(stop: StopSignal) -> None:
+    def work() -> None:
+        try:
+            with stop.held():
+                signal.raise_signal(signal.SIGTERM)
+                raise KeyError("here")
+        finally:
+            signal.raise_signal(signal.SIGINT)  # on the way out, too
+
+    with pytest.raises(KeyError, match="here"):
+        stop.until_asked(work)

@@ -52,6 +52,5 @@ def test_twice_per_step_and_once_more_for_metrics(
     moments = 2 * (1 + 16 + 16 * 16)
     blocks = 2
     metrics = [5 + blocks + moments] * parts + [2]  # bad samples and retries
-    evaluation = [1]  # whether it was cut short
-    assert talks[1::2] == [[], metrics, [], metrics + evaluation]
+    assert talks[1::2] == [[], metrics, [], metrics]
     assert [row["step"] for row in rows(tmp_path)] == [2, 4]

@@ -69,7 +69,7 @@ def drawn(config: RunConfig, companions: Path, folder: Path) -> Pretrained:
         parameter.data += 0.3 * torch.randn_like(parameter)
     tensors = hub_tensors(modality.hub, config, dict(backbone.named_parameters()))
     write_folder(folder, tensors, texts_of(modality.hub, config, companions, "# drawn\n"))
-    return Pretrained(modality, config, backbone, folder, companions, "student", None)
+    return Pretrained(modality, config, config, backbone, folder, companions, "student", None)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from launching import checkpoint
 from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import JOINT, MODALITIES, SmallRuns, same, saved
-from tiny import write_task
+from tiny import Sample, samples, write_shard, write_task
 
 from selfdistill.data.loader import Source
 from selfdistill.data.shards import open_shards
 from selfdistill.modalities.backbone import build_backbone
 from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.image.picture import ImagePicture
+from selfdistill.modalities.picture import Shown
 from selfdistill.pictures import drawing, scene
 from selfdistill.pictures.drawing import MOST_BYTES, as_png, file_name
+from selfdistill.pictures.examples import Grid, training_examples
 from selfdistill.pictures.run import Pictures
 
 NAMES = {
@@ -28,6 +32,7 @@ NAMES = {
     "image": {"principal_components_of_patches", "similarity_to_one_patch"},
     "text": {"nearest_tokens", "nearest_passages"},
 }
+MASKS = "training_samples_with_masks"
 ON = "eval.pictures=true"
 
 
@@ -36,7 +41,7 @@ def files(folder: Path) -> set[str]:
 
 
 def expected(modality: str, *maps: str) -> set[str]:
-    return {f"{name}.png" for name in NAMES[modality] | {*maps}}
+    return {f"{name}.png" for name in NAMES[modality] | {MASKS, *maps}}
 
 
 def task(folder: Path, modality: str, name: str = "kind") -> str:
@@ -83,7 +88,7 @@ def test_tensorboard_has_every_evaluation(runs: SmallRuns, tmp_path: Path) -> No
     assert runs.pretrain("image", tmp_path / "run", *words) == 0
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"), {"images": 0})
     board.Reload()
-    tags = {f"pictures/{name}" for name in NAMES["image"] | {"map_of_samples_by_kind"}}
+    tags = {f"pictures/{name}" for name in NAMES["image"] | {MASKS, "map_of_samples_by_kind"}}
     assert set(board.Tags()["images"]) == tags
     assert [image.step for image in board.Images("pictures/map_of_samples_by_kind")] == [2, 3]
 
@@ -183,3 +188,70 @@ def test_a_name_stays_in_its_folder() -> None:
         made = file_name(name)
         assert "/" not in made
         assert not made.startswith(".")
+
+
+def test_tokens_and_neighbours_are_of_the_task_with_most_classes(
+    runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, which is the headline, may have two; of equal ones it is the first."""
+    origins: list[str] = []
+    features = load_modality("text").features
+    assert features is not None
+
+    def noted(*given: Any) -> Any:
+        picture = features(*given)
+        draw = picture.draw
+        picture.draw = lambda looks, origin: (origins.append(origin[0]), draw(looks, origin))[1]
+        return picture
+
+    two = write_task(tmp_path / "two", "text")
+    four = {
+        split: [str(write_shard(tmp_path / "four" / f"{split}.tar", labelled(count)))]
+        for split, count in (("train", 24), ("test", 16))
+    }
+    monkeypatch.setitem(vars(load_modality("text")), "features", noted)
+    words = ["eval.tasks=" + json.dumps({"two": two, "four": four, "again": four}), ON]
+    assert runs.pretrain("text", tmp_path / "run", *words) == 0
+    assert origins == ["text, test samples of four, after 3 steps."]
+
+
+def labelled(count: int) -> list[Sample]:
+    return [
+        sample | {"cls": str(number % 4).encode()}
+        for number, sample in enumerate(samples("text", count, count))
+    ]
+
+
+def test_training_samples_have_new_masks_each_time(runs: SmallRuns) -> None:
+    config = runs.config("image")
+    pipeline = load_modality("image").build_pipeline(config)
+    shards = open_shards(runs.shards("image"), pipeline.extensions, None, "data.train")
+    picture = ImagePicture(config)
+    numbers = [5, 6, 40]
+    first, again, later = (
+        list(training_examples(shards, numbers, picture, seed)) for seed in (1, 1, 2)
+    )
+    assert [shown.key for shown in first] == [shards.keys[i] for i in numbers]
+    for one, same_one, other in zip(first, again, later, strict=True):
+        assert one.masked is not None
+        assert one.masked.sum() == 8
+        np.testing.assert_array_equal(one.masked, same_one.masked)
+        np.testing.assert_array_equal(one.value, same_one.value)
+        assert (one.masked != other.masked).any()
+        assert (one.value != other.value).any()
+
+
+def test_rows_that_do_not_fit_are_left_out_but_for_the_first(runs: SmallRuns) -> None:
+    picture = ImagePicture(runs.config("image"))
+    shown = [Shown(str(i), None, np.zeros((3, 16, 16), np.float32), None) for i in range(9)]
+    shown = [replace(one, masked=np.zeros(16, dtype=bool)) for one in shown]
+    rows = [Grid(picture, shown, 7.0, most).height for most in (9.0, 5.0, 0.1)]
+    assert rows == pytest.approx([3 * rows[2], 2 * rows[2], rows[2]])
+    # a title that is too long loses its middle
+    grid = Grid(picture, [replace(shown[0], key="a" * 200 + "b")], 7.0)
+    figure = Figure(figsize=(7, 7))
+    grid.draw(figure, 0, 7)
+    (text,) = figure.texts
+    assert text.get_text().startswith("aaa")
+    assert "..." in text.get_text()
+    assert text.get_text().endswith("ab")

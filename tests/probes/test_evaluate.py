@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ def run_config(tasks: dict[str, TaskConfig]) -> RunConfig:
     return RunConfig("toy", "unused", None, None, None, eval=settings)
 
 
+def judged(evaluator: Evaluator, untrained: Any, trained: Any) -> dict[str, Any]:
+    evaluator.compare(untrained)
+    return evaluator.evaluate(trained)
+
+
 @pytest.fixture
 def task(write_shard: Write) -> TaskConfig:
     labels = [i % CLASSES for i in range(120)]
@@ -31,7 +37,7 @@ def task(write_shard: Write) -> TaskConfig:
 
 def test_end_to_end(task: TaskConfig) -> None:
     evaluator = Evaluator(run_config({"shapes": task}), VectorPipeline())
-    result = evaluator.evaluate(Encoder(0.0), Encoder(1.0).train())
+    result = judged(evaluator, Encoder(0.0), Encoder(1.0).train())
     assert json.loads(json.dumps(result)) == result
     assert list(result) == ["toy"]
     found = result["toy"]
@@ -58,17 +64,17 @@ def test_raw_and_untrained_are_evaluated_once(task: TaskConfig) -> None:
     plain = pipeline.baseline
     pipeline.baseline = lambda example: (asked.append(1), plain(example))[1]  # type: ignore[method-assign]
     evaluator = Evaluator(run_config({"shapes": task}), pipeline)
-    first = evaluator.evaluate(untrained, Encoder(1.0))
+    first = judged(evaluator, untrained, Encoder(1.0))
     calls = untrained.calls
     for given in (untrained, None):
-        again = evaluator.evaluate(given, Encoder(1.0))
+        again = judged(evaluator, given, Encoder(1.0))
         assert again == first
     assert untrained.calls == calls
     assert len(asked) == 120 + 60
 
 
 def test_without_an_untrained_encoder(task: TaskConfig) -> None:
-    result = Evaluator(run_config({"shapes": task}), VectorPipeline()).evaluate(None, Encoder(1.0))
+    result = judged(Evaluator(run_config({"shapes": task}), VectorPipeline()), None, Encoder(1.0))
     table = result["toy"]["linear"]
     assert table["untrained"] is table["untrained_layer"] is None
     assert table["standard_error"]["untrained"] is None
@@ -78,7 +84,7 @@ def test_without_an_untrained_encoder(task: TaskConfig) -> None:
 def test_the_first_task_is_the_headline(task: TaskConfig, write_shard: Write) -> None:
     fewer = TaskConfig([str(write_shard("fewer", [0, 1] * 20))], [str(write_shard("two", [0, 1]))])
     evaluator = Evaluator(run_config({"pair": fewer, "all": task}), VectorPipeline())
-    found = evaluator.evaluate(None, Encoder(1.0))["toy"]
+    found = judged(evaluator, None, Encoder(1.0))["toy"]
     assert found["task"] == "pair"
     assert list(found["tasks"]) == ["pair", "all"]
     assert found["linear"] is found["tasks"]["pair"]["linear"]
@@ -86,7 +92,7 @@ def test_the_first_task_is_the_headline(task: TaskConfig, write_shard: Write) ->
 
 def test_global_chance_is_left_alone(task: TaskConfig) -> None:
     before = torch.random.get_rng_state()
-    Evaluator(run_config({"shapes": task}), VectorPipeline()).evaluate(Encoder(0.0), Encoder(1.0))
+    judged(Evaluator(run_config({"shapes": task}), VectorPipeline()), Encoder(0.0), Encoder(1.0))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -95,24 +101,24 @@ def test_nothing_is_opened_before_it_is_needed() -> None:
         run_config({"gone": TaskConfig(["/no.tar"], ["/no.tar"])}), VectorPipeline()
     )
     with pytest.raises(UserError, match=r"eval\.tasks\.gone\.train: .*/no\.tar"):
-        evaluator.evaluate(None, Encoder(1.0))
+        judged(evaluator, None, Encoder(1.0))
 
 
 def test_missing_test_shards_are_named(task: TaskConfig) -> None:
     config = run_config({"half": replace(task, test=[])})
     with pytest.raises(UserError, match=r"eval\.tasks\.half\.test"):
-        Evaluator(config, VectorPipeline()).evaluate(None, Encoder(1.0))
+        judged(Evaluator(config, VectorPipeline()), None, Encoder(1.0))
 
 
 def test_no_task_is_told() -> None:
     with pytest.raises(UserError, match=r"eval\.tasks: is empty"):
-        Evaluator(run_config({}), VectorPipeline()).evaluate(None, Encoder(1.0))
+        judged(Evaluator(run_config({}), VectorPipeline()), None, Encoder(1.0))
 
 
 def test_an_unlabelled_shard_is_refused(task: TaskConfig, write_shard: Write) -> None:
     bare = replace(task, train=[str(write_shard("bare", [None] * 20))])
     with pytest.raises(UserError, match=r"eval\.tasks\.x\.train: 20 of 20 samples have no label"):
-        Evaluator(run_config({"x": bare}), VectorPipeline()).evaluate(None, Encoder(1.0))
+        judged(Evaluator(run_config({"x": bare}), VectorPipeline()), None, Encoder(1.0))
 
 
 @pytest.mark.parametrize(
@@ -132,5 +138,5 @@ def test_unusable_labels_are_refused(train: list[int], test: list[int], message:
 
 def test_just_enough_labels_are_enough(task: TaskConfig, write_shard: Write) -> None:
     scarce = replace(task, train=[str(write_shard("scarce", [0, 1, 2, 3] * 6))])
-    found = Evaluator(run_config({"x": scarce}), VectorPipeline()).evaluate(None, Encoder(1.0))
+    found = judged(Evaluator(run_config({"x": scarce}), VectorPipeline()), None, Encoder(1.0))
     assert found["toy"]["few_shot"]["trained"] > 0.5

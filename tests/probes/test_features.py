@@ -6,10 +6,12 @@ import pytest
 import torch
 from vectors import WIDTH, Encoder, VectorPipeline
 
+from selfdistill.data.plain import Part
 from selfdistill.data.shards import ShardSet
-from selfdistill.errors import BadSample, HealthError
+from selfdistill.errors import BadSample, DataBudgetError, HealthError
 from selfdistill.probes.features import (
     UNLABELLED,
+    Share,
     baseline_features,
     encoder_features,
     encoder_rows,
@@ -99,10 +101,29 @@ class Picky(VectorPipeline):
 def test_bad_samples_are_left_out_and_the_others_known_by_number(shards: ShardSet) -> None:
     # samples 0 to 6 have 1 to 5 vectors, 1 and 2
     rows = list(encoder_rows(Encoder(1.0), shards, Picky(), 2))
-    assert [row.numbers for row in rows] == [[1, 2], [3, 4], [6]]
-    assert [row.labels for row in rows] == [[1, 2], [UNLABELLED, 3], [7]]
+    assert [row.numbers for row in rows] == [[1], [2, 3], [4], [6]]
+    assert [row.labels for row in rows] == [[1], [2, UNLABELLED], [3], [7]]
     whole = gather(encoder_rows(Encoder(1.0), shards, Picky(), 2, whole=True))
     assert whole.numbers.tolist() == [1, 2, 3, 6]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_shares_are_the_batches_of_one_process(shards: ShardSet, processes: int) -> None:
+    """Each once, with the same samples in it; the last processes may have none."""
+    alone = list(encoder_rows(Encoder(1.0), shards, Picky(), 2))
+    found = [
+        row.numbers
+        for process in range(processes)
+        for row in encoder_rows(Encoder(1.0), shards, Picky(), 2, share=Share(process, processes))
+    ]
+    assert sorted(found) == [row.numbers for row in alone]
+    raw = [baseline_features(shards, Picky(), Share(process, 2)).numbers for process in (0, 1)]
+    assert [numbers.tolist() for numbers in raw] == [[1, 2, 3, 4, 6], []]
+
+
+def test_a_share_without_good_samples_is_told(shards: ShardSet) -> None:
+    with pytest.raises(DataBudgetError, match="1 x too short"):
+        baseline_features(Part(shards, np.array([0])), Picky())
 
 
 def test_tokens_come_without_padding(shards: ShardSet) -> None:

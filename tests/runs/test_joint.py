@@ -174,17 +174,23 @@ def test_the_untrained_encoders_are_those_of_the_first_step(
     config: Config, here: Pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Where nothing is learned they are the trained ones."""
-    real, given = Evaluator.evaluate, []
+    given: dict[str, list[Any]] = {"compare": [], "evaluate": []}
 
-    def noted(self: Evaluator, untrained: Any, trained: Any) -> Any:
-        given.append((untrained.state_dict(), trained.state_dict()))
-        return real(self, untrained, trained)
+    def note(name: str) -> None:
+        real = getattr(Evaluator, name)
 
-    monkeypatch.setattr(Evaluator, "evaluate", noted)
+        def noted(self: Evaluator, encoder: Any, collect: Any) -> Any:
+            given[name].append(encoder.state_dict())
+            return real(self, encoder, collect)
+
+        monkeypatch.setattr(Evaluator, name, noted)
+
+    note("compare")
+    note("evaluate")
     still = ["train.steps=1", "optim.warmup_steps=0", "optim.lr=1e-30"]
     assert here(config(JOINT), *still, *task_words(tmp_path, *MODALITIES)).code == 0
-    assert len(given) == 3
-    for untrained, trained in given:
+    assert len(given["compare"]) == 3
+    for untrained, trained in zip(given["compare"], given["evaluate"], strict=True):
         assert untrained.keys() == trained.keys()
         for name, tensor in untrained.items():
             torch.testing.assert_close(tensor, trained[name], rtol=0, atol=1e-12)

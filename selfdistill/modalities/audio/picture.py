@@ -53,6 +53,7 @@ class AudioPicture(SamplePicture):
         draw_mel(below, shown.value, self._rate)
         for axes in (above, below):
             axes.set_facecolor("none")
+            axes.grid(visible=False)
             axes.tick_params(colors=INK, labelsize=7, length=2.5)
             for spine in axes.spines.values():
                 spine.set_visible(False)

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> None:
     import json
 
-    from selfdistill.bench import bench_data
-    from selfdistill.bench_table import table
+    from selfdistill.bench.data import bench_data
+    from selfdistill.bench.data_table import table
     from selfdistill.config_file import load_config
     from selfdistill.modalities.base import load_modality
 

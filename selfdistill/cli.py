@@ -22,7 +22,7 @@ from selfdistill.commands import (
     watch,
 )
 from selfdistill.errors import DataBudgetError, SelfdistillError
-from selfdistill.redaction import RedactingFormatter, redacted
+from selfdistill.redaction import log_to_console, redacted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -32,10 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # every process of a run has the same warnings and most errors; one says them
     first = os.environ.get("RANK", "0") == "0"
-    level = logging.WARNING if first else logging.CRITICAL
-    console = logging.StreamHandler()
-    console.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[console])
+    log_to_console(logging.WARNING if first else logging.CRITICAL)
     sys.excepthook = _unforeseen
     try:
         options.run(options)

@@ -45,7 +45,7 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
         SelfdistillError: see ``selfdistill.errors`` for what ends a run.
     """
     check_schedule(config.optim, config.train.steps)
-    accelerator = _accelerator(config)
+    accelerator = build_accelerator(config)
     run_dir = RunDir(config.run_dir) if accelerator.is_main_process else None
     try:
         _run(config, accelerator, run_dir, must_resume)
@@ -56,7 +56,12 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
             torch.distributed.destroy_process_group()
 
 
-def _accelerator(config: RunConfig) -> Accelerator:
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """Device, precision and processes of a run.
+
+    Raises:
+        UserError: the precision does not work on the device.
+    """
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
     copies = DistributedDataParallelKwargs(
         # a dropped layer leaves its parameters without gradient

@@ -74,3 +74,10 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
+
+
+def log_to_console(level: int = logging.WARNING) -> None:
+    """Show what is logged on stderr, from this level on, without secrets."""
+    console = logging.StreamHandler()
+    console.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[console])

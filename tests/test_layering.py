@@ -53,7 +53,6 @@ FLOORS = [
         "compare",
         "run_data",
         "bench",
-        "bench_table",
         "inspect_data",
         "inspect_facts",
         "inspect_look",

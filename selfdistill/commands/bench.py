@@ -1,34 +1,107 @@
 """``selfdistill bench``."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfdistill.commands.shared import Commands
+
+if TYPE_CHECKING:
+    from selfdistill.config import RunConfig
+
+DATA = "data"
 
 
 def add(commands: Commands) -> None:
     bench = commands.add_parser(
         "bench",
-        help="measure how fast a config runs on this machine",
-        description="Measure how fast a config runs on this machine. data: what makes its batches: "
+        help="measure how fast a config trains on this machine",
+        description="Measure how fast a config trains on this machine: samples and tokens per "
+        "second, where the time of a step goes, its memory, and how far it is from the rate at "
+        "which the machine multiplies matrices; then what bounds it and what to try. Nothing is "
+        "written into the run's folder. With data in front of CONFIG, only what makes the batches: "
         "on one core by stage, and the loader with data.workers as a whole.",
-        usage="%(prog)s data CONFIG [key=value ...] [--json]",
+        usage="%(prog)s [data] CONFIG [key=value ...] [--json] [--profile FILE] [--sweep batch] "
+        "[--steps N]",
+        epilog="For example: selfdistill bench configs/image/sample.yaml train.batch_size=64 "
+        "--profile step.json.gz. Several processes: accelerate launch -m selfdistill bench CONFIG.",
     )
-    bench.add_argument("part", choices=("data",), help="what is measured")
-    bench.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    bench.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.workers=4")
+    bench.add_argument(
+        "words",
+        nargs="+",
+        metavar="CONFIG",
+        help="a YAML file, and key=value such as train.precision=bf16",
+    )
     bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="write a trace of some steps, as .json or .json.gz, for ui.perfetto.dev",
+    )
+    bench.add_argument(
+        "--sweep",
+        choices=("batch",),
+        help="measure one train.batch_size after the other, each twice as large, and tell the "
+        "fastest and the largest that fits",
+    )
+    bench.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="that are measured (default: as many as take some ten seconds)",
+    )
     bench.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    import json
-
-    from selfdistill.bench import bench_data
-    from selfdistill.bench_table import table
     from selfdistill.config_file import load_config
+    from selfdistill.errors import UserError
     from selfdistill.modalities.base import load_modality
 
-    config = load_config(options.config, options.overrides, load_modality)
+    only_data = options.words[0] == DATA
+    path, *overrides = options.words[only_data:] or [None]
+    if path is None:
+        raise UserError("bench data: which config? selfdistill bench data CONFIG")
+    if only_data and (options.profile or options.sweep or options.steps):
+        raise UserError(
+            "bench data: --profile, --sweep and --steps are of whole steps; leave data out"
+        )
+    if options.sweep and options.profile:
+        raise UserError("--sweep: keeps no trace; leave --profile out, or --sweep")
+    config = load_config(Path(path), overrides, load_modality)
+    if only_data:
+        _bench_data(config, options.json)
+    elif options.sweep:
+        _sweep(config, options)
+    else:
+        _bench_step(config, options)
+
+
+def _bench_data(config: "RunConfig", as_json: bool) -> None:
+    from selfdistill.bench.data import bench_data
+    from selfdistill.bench.data_table import table
+
     result = bench_data(config)
-    print(json.dumps(result) if options.json else table(result))
+    print(json.dumps(result) if as_json else table(result))
+
+
+def _sweep(config: "RunConfig", options: argparse.Namespace) -> None:
+    from selfdistill.bench.step_table import sweep_table
+    from selfdistill.bench.sweep import sweep_batch
+
+    result = sweep_batch(config, options.steps)
+    print(json.dumps(result) if options.json else sweep_table(result))
+
+
+def _bench_step(config: "RunConfig", options: argparse.Namespace) -> None:
+    from selfdistill.bench.step import bench_step
+    from selfdistill.bench.step_table import table
+    from selfdistill.engine.processes import lost_processes_explained
+
+    with lost_processes_explained():
+        result = bench_step(config, options.steps, options.profile)
+    if result is not None:
+        print(json.dumps(result) if options.json else table(result))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfdistill.config import EncoderConfig, MaskConfig, RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
+from selfdistill.models.flops import Counts, EncoderFlops
 from selfdistill.packing.declaration import Packing
 from selfdistill.renaming import Names
 from selfdistill.types import Masks, Tokens
@@ -189,6 +190,8 @@ class Modality:
             may be one of defaults. It imports what draws when it is called. None: nothing does.
         features: prepared run config and its pipeline to what shows people the features of
             samples; it imports what draws when it is called. None: nothing does.
+        flops: prepared run config and what a micro-batch holds to the operations of its feature
+            encoder, for ``bench``. Left out: the encoder has no matrix products or convolutions.
     """
 
     name: str
@@ -209,6 +212,7 @@ class Modality:
     packing: Packing | None = None
     picture: "Callable[[RunConfig], SamplePicture] | None" = None
     features: "Callable[[RunConfig, InputPipeline], FeaturePicture] | None" = None
+    flops: Callable[[RunConfig, Counts], EncoderFlops] = lambda config, counts: EncoderFlops()
 
 
 def check_share(mask_prob: float) -> None:

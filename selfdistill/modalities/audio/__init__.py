@@ -18,6 +18,7 @@ from selfdistill.modalities.audio.data import (
     shortest_clip,
 )
 from selfdistill.modalities.audio.encoder import AudioEncoder
+from selfdistill.modalities.audio.flops import flops
 from selfdistill.modalities.audio.hub import HUB
 from selfdistill.modalities.audio.original import ORIGINAL
 from selfdistill.modalities.audio.original_2 import ORIGINAL_2
@@ -95,4 +96,5 @@ MODALITY = Modality(
     packing=PACKING,
     picture=picture,
     features=features,
+    flops=flops,
 )

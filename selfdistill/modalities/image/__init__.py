@@ -15,6 +15,7 @@ from selfdistill.modalities.image.config import (
 )
 from selfdistill.modalities.image.data import ImagePipeline
 from selfdistill.modalities.image.encoder import ImageEncoder
+from selfdistill.modalities.image.flops import flops
 from selfdistill.modalities.image.hub import HUB
 from selfdistill.modalities.image.original import ORIGINAL
 from selfdistill.modalities.image.original_2 import ORIGINAL_2
@@ -127,4 +128,5 @@ MODALITY = Modality(
     packing=PACKING,
     picture=picture,
     features=features,
+    flops=flops,
 )

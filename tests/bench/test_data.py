@@ -12,9 +12,9 @@ from launching import ENVIRONMENT
 from small_runs import MODALITIES, SmallRuns
 from tiny import JOINT, RATE, audio, image, write_config, write_shard
 
-from selfdistill import bench
-from selfdistill.bench import STAGES, bench_data
-from selfdistill.bench_table import table
+from selfdistill.bench import data as bench
+from selfdistill.bench.data import STAGES, bench_data
+from selfdistill.bench.data_table import table
 from selfdistill.cli import main
 from selfdistill.config_file import load_config
 from selfdistill.errors import DataBudgetError, UserError

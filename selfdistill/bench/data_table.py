@@ -1,9 +1,9 @@
-"""What ``bench`` measured, for people."""
+"""What ``bench data`` measured, for people."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from selfdistill.bench import STAGES
+from selfdistill.bench.data import STAGES
 
 
 def table(result: Mapping[str, Any]) -> str:

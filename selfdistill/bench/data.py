@@ -176,11 +176,11 @@ def _round(
     began = clock()
     batch = pipeline.collate(examples, row_keys(seed, np.array(kept, np.int64)))
     found.seconds["collate"] = clock() - began
-    found.samples, found.tokens = len(examples), _tokens(batch)
+    found.samples, found.tokens = len(examples), tokens_of(batch)
     return found
 
 
-def _tokens(batch: Batch) -> int:
+def tokens_of(batch: Batch) -> int:
     """Positions of the encoder that are no padding."""
     masks = batch.masks
     if masks is None:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import load_modality
 from selfdistill.models.flops import Counts, Flops, block, decoder, linear, projection
+from selfdistill.models.stochastic_depth import StochasticDepth
 from selfdistill.objective.targets import layer_indices
 
 RECOMPUTED = "recomputed"
@@ -50,12 +51,8 @@ def _modality(config: RunConfig, counts: Counts) -> tuple[dict[str, Flops], floa
     if config.teacher.scope == "all":
         teacher += encoder.embed
 
-    # a block that is left out costs nothing: this is the mean over many steps
-    learning = prenet + model.depth * (1 - model.layer_drop)
-    seen = counts.visible if config.strategy == "visible" else counts.tokens
-    student = block(model, counts.rows, counts.prefix + seen) * learning + encoder.student
-
-    again = student.forward
+    student = _student(config, counts) + encoder.student
+    again = student.forward + encoder.regions.forward
     if config.strategy == "visible":
         convs, last = decoder(config.decoder, model.width, counts)
         again += convs.forward
@@ -72,6 +69,18 @@ def _modality(config: RunConfig, counts: Counts) -> tuple[dict[str, Flops], floa
         "figures": linear(places, model.width, model.width).without_gradient() * 2,
     }
     return forward, again
+
+
+def _student(config: RunConfig, counts: Counts) -> Flops:
+    """Of all blocks. What chance leaves out costs nothing: this is the mean over many steps."""
+    model, rows, prefix = config.model, counts.rows, counts.prefix
+    visible = config.strategy == "visible"
+    seen = prefix + (counts.visible if visible else counts.tokens)
+    found = block(model, rows, seen) * config.encoder.prenet_depth
+    for number, rate in enumerate(StochasticDepth(model).rates, start=1):
+        only = prefix + counts.masked if number == model.depth and not visible else None
+        found += block(model, rows, seen, only, rate) * (1 - model.layer_drop)
+    return found
 
 
 def counted_flops(run: Callable[[], object]) -> float:
@@ -91,10 +100,15 @@ def _mapping() -> dict[Any, Callable[..., int]]:
         "_scaled_dot_product_cudnn_attention_backward",
     )
     return {
+        aten.baddbmm_: _added_products,
         aten.convolution_backward: _convolution_backward,
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         **{getattr(aten, name): _attention_backward for name in backward},
     }
+
+
+def _added_products(_: Any, first: Any, second: Any, *__: Any, **___: Any) -> int:
+    return 2 * torch.Size(first).numel() * int(second[-1])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -57,6 +57,7 @@ class Workload:
 
     def finish(self) -> None:
         """Wait until the device has done all steps."""
+        self.trainer.read_verdicts()
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize(self.accelerator.device)
 

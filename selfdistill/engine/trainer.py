@@ -148,7 +148,7 @@ class Trainer:
             interval.data_wait += time.monotonic() - began
             self.step(micro_batches, interval)
             if self._ends_interval():
-                self._read_verdicts()
+                self.read_verdicts()
             self.train_seconds += time.monotonic() - began
             for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
                 self.progress.log(line)
@@ -173,9 +173,9 @@ class Trainer:
         record = self.recovery.record(number, micro_batches, step.outputs, self.saver.last)
         self._unread.append((record, Late(step.numbers)))
         self.step_count += 1
-        self._read_verdicts(all_but=1)
+        self.read_verdicts(all_but=1)
 
-    def _read_verdicts(self, all_but: int = 0) -> None:
+    def read_verdicts(self, all_but: int = 0) -> None:
         """Take note of the steps so far, but for the last ones; those wait for the device."""
         while len(self._unread) > all_but and not self.recovery.guard.is_exhausted:
             record, late = self._unread.popleft()

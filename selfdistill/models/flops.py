@@ -75,11 +75,13 @@ class EncoderFlops:
         embed: of ``FeatureEncoder.embed``.
         student: of what the student has between ``embed`` and the blocks, for all R rows.
         teacher: the same of the teacher, for all B rows; its backward pass is not counted.
+        regions: the part of ``embed`` in ``Region``s, which can be recomputed.
     """
 
     embed: Flops = Flops()
     student: Flops = Flops()
     teacher: Flops = Flops()
+    regions: Flops = Flops()
 
 
 def linear(vectors: float, inner: int, outer: int) -> Flops:
@@ -126,11 +128,27 @@ def conv_stack(
     return sum(layers, Flops())
 
 
-def block(config: ModelConfig, rows: float, tokens: int) -> Flops:
-    """``models.block.Block`` on rows of so many tokens, prefix included."""
+def block(
+    config: ModelConfig,
+    rows: float,
+    tokens: int,
+    wanted: int | None = None,
+    drop_path: float = 0.0,
+) -> Flops:
+    """``models.block.Block`` on rows of so many tokens, prefix included.
+
+    Args:
+        config: of the model.
+        rows, tokens: that go in.
+        wanted: tokens of each row that have to come out; None: all.
+        drop_path: chance of a row to be left out.
+    """
     width, hidden = config.width, round(config.width * config.mlp_ratio)
-    vectors = rows * tokens
-    weights = linear(vectors, width, 4 * width) + projection(vectors, (width, hidden, width))
+    if drop_path:
+        rows = max(rows * (1 - drop_path), 1)
+    vectors, behind = rows * tokens, rows * (tokens if wanted is None else wanted)
+    weights = linear(vectors, width, 3 * width) + linear(behind, width, width)
+    weights += projection(behind, (width, hidden, width))
     # logits, and the sum that they weigh: no weights, but both factors have a gradient
     return weights + linear(vectors, tokens, width) * 2
 

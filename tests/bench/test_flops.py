@@ -52,6 +52,7 @@ def test_formulas_are_what_torch_counts(case: str, strategy: str, tiny_config: A
         {"objective": {"target_layers": [0]}},  # the teacher need not run to its end
         {"encoder": {"prenet_depth": 2}},
         {"objective": {"head_layers": 3}, "decoder": {"projection_layers": 3}},
+        {"model": {"drop_path": 2 / 3}},  # of three rows all, two and one keep a branch
     ],
 )
 def test_every_choice_counts(case: str, changes: dict[str, Any], tiny_config: Any) -> None:

@@ -11,14 +11,14 @@ def flops(config: RunConfig, counts: Counts) -> EncoderFlops:
     strategy visible, too, they run on the whole sequence."""
     samples, length = counts.shape
     encoder, width = config.encoder, config.model.width
-    embed = Flops()
+    convs = Flops()
     channels = [1, *(layer[0] for layer in encoder.conv_layers)]
     for number, (inner, outer) in enumerate(pairwise(channels)):
         _, kernel, stride = encoder.conv_layers[number]
         length = (length - kernel) // stride + 1
-        embed += convolution(samples * length, kernel, inner, outer, first=number == 0)
-    embed += linear(samples * length, channels[-1], width)
+        convs += convolution(samples * length, kernel, inner, outer, first=number == 0)
+    embed = convs + linear(samples * length, channels[-1], width)
     kernel = max(3, encoder.position_width // encoder.position_depth)
     widths = [width] * (encoder.position_depth + 1)
     positions = conv_stack(1, counts.tokens, widths, kernel, encoder.position_groups)
-    return EncoderFlops(embed, positions * counts.rows, positions * samples)
+    return EncoderFlops(embed, positions * counts.rows, positions * samples, convs)

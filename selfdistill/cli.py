@@ -29,7 +29,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
-    options = _parser().parse_args(argv)
+    options = _parse(argv)
     # every process of a run has the same warnings and most errors; one says them
     first = os.environ.get("RANK", "0") == "0"
     log_to_console(logging.WARNING if first else logging.CRITICAL)
@@ -46,6 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"selfdistill: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return SelfdistillError.exit_code
     return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes key=value only in one piece; here options may stand between them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest:
+        words = getattr(options, "overrides", None)
+        if words is None or not all("=" in word and word[0] != "-" for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        words += rest
+    return options
 
 
 def _unforeseen(*error: Any) -> None:

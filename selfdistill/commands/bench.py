@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "--profile step.json.gz. Several processes: accelerate launch -m selfdistill bench CONFIG.",
     )
     bench.add_argument(
-        "words",
+        "overrides",
         nargs="+",
         metavar="CONFIG",
         help="a YAML file, and key=value such as train.precision=bf16",
@@ -61,8 +61,8 @@ def _run(options: argparse.Namespace) -> None:
     from selfdistill.errors import UserError
     from selfdistill.modalities.base import load_modality
 
-    only_data = options.words[0] == DATA
-    path, *overrides = options.words[only_data:] or [None]
+    only_data = options.overrides[0] == DATA  # else it is the config
+    path, *overrides = options.overrides[only_data:] or [None]
     if path is None:
         raise UserError("bench data: which config? selfdistill bench data CONFIG")
     if only_data and (options.profile or options.sweep or options.steps):

@@ -1,0 +1,134 @@
+"""Whole steps are measured as training takes them, and nothing is left behind."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import ENVIRONMENT, fresh_accelerate
+from small_runs import SmallRuns
+from tiny import JOINT
+
+from selfdistill.bench import sweep
+from selfdistill.bench.sweep import why_enough
+from selfdistill.bench.workload import DoesNotFit
+from selfdistill.cli import main
+from selfdistill.step_parts import PARTS
+
+Bench = Callable[..., int]
+
+
+@pytest.fixture
+def bench(runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """``selfdistill bench`` of a modality's small config; returns the exit code."""
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+
+    def run(modality: str, *words: str) -> int:
+        path = runs.config_file(modality, tmp_path / "run")
+        with fresh_accelerate():
+            return main(["bench", str(path), "optim.warmup_steps=0", *words])
+
+    return run
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "text", JOINT])
+def test_figures_of_a_step(
+    modality: str, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench(modality, "--steps=4", "--json", "model.layer_drop=0", "model.drop_path=0") == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["steps"] == 4
+    names = {"audio", "image", "text"} if modality == JOINT else {modality}
+    assert found["modalities"].keys() == names
+    assert found["batch_size"] == (12 if modality == JOINT else 8)
+    seconds = found["step_seconds"]
+    assert 0 < seconds["p10"] <= seconds["median"] <= seconds["p90"]
+    assert found["samples_per_second"] == pytest.approx(found["batch_size"] / seconds["mean"])
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert {part for part in PARTS if found["shares"][part] > 0} >= {
+        "teacher",
+        "student",
+        "backward",
+        "optimiser",
+        "ema",
+    }
+    assert abs(found["flops"]["deviation"]) < 0.02
+    assert 0 < found["use"] < 1
+    assert found["memory"]["resident"] > 10_000_000
+    assert found["left_out"] == 0
+    assert found["verdict"]
+    assert "measuring 4 steps" in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_table_and_the_trace(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "step.json.gz"
+    assert bench("image", "--steps=2", f"--profile={trace}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("image, 8 in a step: ") for line in lines)
+    assert any(line.split()[:1] == ["teacher"] for line in lines)
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert {f"step/{part}" for part in ("teacher", "backward", "ema")} <= {
+        event.get("name") for event in events
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--profile=trace.txt"], "--profile: trace.txt must end in .json or .json.gz"),
+        (["--steps=-1"], "--steps: -1 must be 1 or more"),
+        (["--sweep=batch", "train.accumulate=2"], "train.accumulate: 2, but --sweep batch"),
+        (["--sweep=batch", "--profile=a.json"], "--sweep: keeps no trace"),
+        (["data.train=[nowhere.tar]"], "data.train"),
+    ],
+)
+def test_mistakes(
+    words: list[str], said: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench("image", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_a_sweep(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the first batch that does not fit."""
+    measure = sweep._in_a_process
+
+    def small(config: Any, steps: int) -> dict[str, Any]:
+        if config.train.batch_size > 2:
+            raise DoesNotFit("it is full")
+        return measure(config, steps)
+
+    monkeypatch.setattr(sweep, "_in_a_process", small)
+    assert bench("image", "--steps=1", "--sweep=batch", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["batch_size"] for one in found["sizes"]] == [1, 2]
+    assert (found["largest"], found["ended"]) == (2, "4 samples do not fit into memory")
+
+
+def size(rate: float, resident: float = 1e9, device: str = "cpu") -> dict[str, Any]:
+    return {
+        "samples_per_second": rate,
+        "step_seconds": {"median": 1.0},
+        "machine": {"device_type": device},
+        "memory": {"resident": resident},
+    }
+
+
+def test_when_a_sweep_has_had_enough() -> None:
+    growing = [size(10.0), size(20.0), size(40.0)]
+    assert not why_enough(growing, free=None)
+    assert "gave no more samples/s" in why_enough([*growing, size(40.5), size(41.0)], free=None)
+    assert not why_enough([*growing, size(40.5, device="cuda")], free=None)
+    fuller = [size(10.0, 1e9), size(20.0, 3e9)]
+    assert not why_enough(fuller, free=int(10e9))
+    assert "would need about 7.0 GB, and 8.0 are free" in why_enough(fuller, free=int(8e9))

@@ -1,0 +1,29 @@
+"""What a bench says of where the time goes."""
+
+import pytest
+
+from selfdistill.bench.trace import LABELS
+from selfdistill.bench.verdict import DATA_WAIT, Step, verdict
+
+
+def step(use: float = 0.2, precision: str = "bf16", workers: int = 2, **shares: float) -> Step:
+    every = dict.fromkeys((DATA_WAIT, *LABELS), 0.0)
+    return Step(every | shares, use, precision, on_gpu=True, workers=workers, cores=4)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (step(**{DATA_WAIT: 0.3}), "waits for data: raise data.workers (2; there are 4 cores)"),
+        (step(workers=4, **{DATA_WAIT: 0.3}), "waits for data: there are no cores for more"),
+        (step(idle=0.4), "the GPU waits for the host"),
+        (step(communication=0.4), "waits for other processes"),
+        (step(optimiser=0.2, ema=0.1), "bound by the optimiser and the teacher's update"),
+        (step(use=0.6), "bound by matrix products, at 60% of their best rate: the machine does"),
+        (step(use=0.6, precision="fp32"), "rate: try train.precision=bf16"),
+        (step(), "bound by many small operations; matrix products are at 20%"),
+        (step(idle=0.3, **{DATA_WAIT: 0.5}), "waits for data"),  # the larger of two
+    ],
+)
+def test_what_bounds_a_step_is_named_with_what_to_try(found: Step, said: str) -> None:
+    assert said in verdict(found)

@@ -103,10 +103,10 @@ def _positions(chosen: Tensor) -> tuple[Tensor, Tensor]:
     only fills up."""
     counts = chosen.sum(dim=1)  # [R]
     most = int(counts.max()) if len(counts) else 0
-    # a stable sort by "not chosen" brings the chosen positions to the front, in order
-    index = torch.sort((~chosen).to(torch.int8), dim=1, stable=True).indices[:, :most]
     real = torch.arange(most, device=chosen.device)[None] < counts[:, None]
-    return index * real, real
+    places = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)[chosen]
+    index = torch.zeros(real.shape, dtype=torch.int64, device=chosen.device)
+    return index.masked_scatter_(real, places), real
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -15,15 +15,22 @@ def add(commands: Commands) -> None:
         "bands and what to try outside them, hardware, and settings. Several runs are compared.",
     )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
-    report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="default: report.html, with the run's name in front if it is one",
+    )
     report.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
     from selfdistill.reports.report import report
 
-    verdicts = report(options.runs, options.out)
+    one = options.runs[0].resolve().name + "-" if len(options.runs) == 1 else ""
+    out = options.out or Path(f"{one}report.html")
+    verdicts = report(options.runs, out)
     for name, verdict in verdicts.items():
         reasons = "; ".join(finding.text for finding in verdict.findings)
         print(f"{name}: {verdict.words.lower()}" + (f": {reasons}" if reasons else ""))
-    print(f"written to {options.out}")
+    print(f"written to {out}")

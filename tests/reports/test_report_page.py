@@ -228,6 +228,17 @@ def test_runs_that_were_not_evaluated_can_be_compared(tmp_path: Path) -> None:
     assert "All settings are the same." in text
 
 
+def test_the_page_has_a_name_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(write_run(tmp_path / name, [row(10)])) for name in ("one", "two")]
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", runs[0]]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "written to one-report.html"
+    assert main(["report", *runs]) == 0
+    assert {path.name for path in tmp_path.glob("*.html")} == {"one-report.html", "report.html"}
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name / "run") for name in "ab"]
     page = made(runs, tmp_path)

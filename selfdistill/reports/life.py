@@ -65,8 +65,8 @@ def _is_of(line: str, status: os.stat_result, process: int) -> bool:
         return False
     device, _, inode = words[5].rpartition(":")
     mine = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    # file systems in layers give other devices there than here
-    return inode == str(status.st_ino) and (device == mine or words[4] == str(process))
+    # a folder that is mounted once more, over the network or in layers, has other numbers there
+    return words[4] == str(process) or (inode == str(status.st_ino) and device == mine)
 
 
 def _exists(process: int) -> bool:

@@ -216,7 +216,8 @@ def test_what_holds_a_run(tmp_path: Path) -> None:
     ):
         locks.write_text(f"1: {kind} ADVISORY  WRITE 0 {place} 0 EOF\n")
         assert holder(run, locks) == Holder(os.getpid(), HERE, expected)
-    locks.write_text(f"1: FLOCK  ADVISORY  WRITE {os.getpid()} ff:ff:{found.st_ino} 0 EOF\n")
+    # the same folder, mounted once more
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE {os.getpid()} ff:ff:{found.st_ino + 1} 0 EOF\n")
     assert holder(run, locks) == Holder(os.getpid(), HERE, True)
 
 

@@ -1,16 +1,20 @@
-"""Weight decay groups, and learning rates against values recorded from fairseq."""
+"""Weight decay groups, steps not taken, and learning rates against values recorded from fairseq."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from launching import fresh_accelerate
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from selfdistill.config import OptimConfig
-from selfdistill.engine.optim import build_optimizer, build_scheduler
+from selfdistill.engine.optim import build_optimizer, build_scheduler, step_where
 from selfdistill.errors import UserError
 
 # facebookresearch/fairseq, commit 3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99, 1,000 updates
@@ -182,3 +186,31 @@ def test_the_config_decides_over_a_restored_rate() -> None:
 def test_settings_that_do_not_fit(settings: dict, key: str) -> None:
     with pytest.raises(UserError, match=rf"^optim\.{key}"):
         scheduled(replace(OptimConfig(lr=1e-3), **settings))
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    with fresh_accelerate():
+        yield Accelerator(cpu=True)
+
+
+@pytest.mark.parametrize("kind", ["fused", "foreach", "scaled"])
+def test_a_step_that_is_not_taken_leaves_no_trace(kind: str, accelerator: Accelerator) -> None:
+    weights = {}
+    for gradients in ([1.0, None, 2.0], [1.0, 2.0]):  # None: of a step that is left out
+        parameter = nn.Parameter(torch.linspace(-1, 1, 5))
+        fused = kind == "fused"
+        inner = torch.optim.AdamW([parameter], lr=0.1, fused=fused, foreach=not fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0) if kind == "scaled" else None
+        optimizer = AcceleratedOptimizer(inner, scaler=scaler)
+        for gradient in gradients:
+            parameter.grad = torch.full((5,), 9.0 if gradient is None else gradient)
+            if scaler is not None:
+                scaler.scale(torch.ones(()))  # it takes its first value from there
+                parameter.grad *= scaler.get_scale()
+                scaler.unscale_(inner)
+            step_where(optimizer, torch.tensor(gradient is not None))
+        state = inner.state[parameter]
+        weights[len(gradients)] = [parameter.detach(), *(state[k] for k in sorted(state))]
+    for found, expected in zip(weights[3], weights[2], strict=True):
+        assert torch.equal(found, expected)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.bench.data import STAGES
+from selfdistill.bench.rates import counted, rates
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -12,7 +13,7 @@ def table(result: Mapping[str, Any]) -> str:
     for name, found in result["modalities"].items():
         lines += _of_modality(name, found)
     loader, step, cores = result["loader"], result["step"], result["cores"]
-    workers = "no worker" if not loader["workers"] else _count(loader["workers"], "worker")
+    workers = "no worker" if not loader["workers"] else counted(loader["workers"], "worker")
     line = f"loader with {workers}: {loader['samples_per_second']:,.0f} samples/s"
     padded = {name: share for name, share in loader["padded_share"].items() if share}
     if padded:
@@ -27,21 +28,15 @@ def table(result: Mapping[str, Any]) -> str:
         f"{_time(step['loader_seconds'])} from the loader"
     )
     if loader["workers"] > cores:
-        lines.append(f"data.workers: {loader['workers']}, but there are {_count(cores, 'core')}")
+        lines.append(f"data.workers: {loader['workers']}, but there are {counted(cores, 'core')}")
     return "\n".join(lines)
 
 
 def _of_modality(name: str, found: Mapping[str, Any]) -> list[str]:
-    shards = _count(found["shards"], "shard")
-    rates = [f"{found['samples_per_second']:,.0f} samples/s"]
-    rates.append(f"{found['tokens_per_second']:,.0f} tokens/s")
-    if found.get("length_unit") == "seconds":
-        rates.append(f"{found['length_per_second']:,.0f} hours/hour")
-    elif "length_unit" in found:
-        rates.append(f"{found['length_per_second']:,.0f} {found['length_unit']}/s")
+    shards = counted(found["shards"], "shard")
     total = 1e6 / found["samples_per_second"]
     rows = [(stage, 1e6 * found["seconds"][stage], found["share"][stage], "") for stage in STAGES]
-    rows.append(("one core", total, 1.0, "   " + ", ".join(rates)))
+    rows.append(("one core", total, 1.0, "   " + rates(found)))
     lines = [f"{name}: {found['samples']:,} samples in {shards}; batches of {found['batch']:,}"]
     lines.append(f"{'us a sample':>25}   share")
     lines += [f"  {stage:10}{us:13,.0f}{share:8.1%}{end}" for stage, us, share, end in rows]
@@ -49,10 +44,6 @@ def _of_modality(name: str, found: Mapping[str, Any]) -> list[str]:
         bad = ", ".join(f"{n} x {reason}" for reason, n in found["bad"].items())
         lines.append(f"  bad samples: {bad}")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("s" if number != 1 else "")
 
 
 def _time(seconds: float) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.bench.flops import RECOMPUTED
+from selfdistill.bench.rates import counted, rates
 from selfdistill.bench.trace import IDLE
 from selfdistill.bench.verdict import DATA_WAIT
 
@@ -53,20 +54,14 @@ def memory(found: Mapping[str, int]) -> str:
 
 def _of_machine(machine: Mapping[str, Any]) -> str:
     threads = (
-        "" if machine["device_type"] == "cuda" else f", {_count(machine['threads'], 'thread')}"
+        "" if machine["device_type"] == "cuda" else f", {counted(machine['threads'], 'thread')}"
     )
-    processes = f"{_count(machine['processes'], 'process', 'es')}"
+    processes = f"{counted(machine['processes'], 'process', 'es')}"
     return f"{machine['device']}: {processes}{threads}, {machine['precision']}"
 
 
 def _of_modality(name: str, found: Mapping[str, Any]) -> str:
-    rates = [f"{found['samples_per_second']:,.1f} samples/s"]
-    rates.append(f"{found['tokens_per_second']:,.0f} tokens/s")
-    if found.get("length_unit") == "seconds":
-        rates.append(f"{found['length_per_second']:,.1f} hours/hour")
-    elif "length_unit" in found:
-        rates.append(f"{found['length_per_second']:,.1f} {found['length_unit']}/s")
-    return f"{name}, {found['samples']:,.0f} in a step: {', '.join(rates)}"
+    return f"{name}, {found['samples']:,.0f} in a step: {rates(found)}"
 
 
 def _parts(result: Mapping[str, Any]) -> list[str]:
@@ -111,10 +106,6 @@ def _of_flops(result: Mapping[str, Any]) -> list[str]:
 
 def _bytes(number: int) -> str:
     return f"{number / 1e9:,.2f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
-
-
-def _count(number: int, what: str, plural: str = "s") -> str:
-    return f"{number:,} {what}" + (plural if number != 1 else "")
 
 
 def _ms(seconds: float) -> str:

@@ -89,7 +89,9 @@ def _faster(step: Step) -> str:
 
 
 def _larger(step: Step) -> str:
-    tried = ["a larger train.batch_size", "train.compile=true"]
-    if step.precision == "fp32" and step.on_gpu:
-        tried.append("train.precision=bf16")
+    tried = ["a larger train.batch_size"]
+    if step.on_gpu:  # a CPU gains nothing from compiled blocks
+        tried.append("train.compile=true")
+        if step.precision == "fp32":
+            tried.append("train.precision=bf16")
     return ", ".join(tried)

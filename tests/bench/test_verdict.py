@@ -1,5 +1,7 @@
 """What a bench says of where the time goes."""
 
+from dataclasses import replace
+
 import pytest
 
 from selfdistill.bench.trace import LABELS
@@ -9,6 +11,11 @@ from selfdistill.bench.verdict import DATA_WAIT, Step, verdict
 def step(use: float = 0.2, precision: str = "bf16", workers: int = 2, **shares: float) -> Step:
     every = dict.fromkeys((DATA_WAIT, *LABELS), 0.0)
     return Step(every | shares, use, precision, on_gpu=True, workers=workers, cores=4)
+
+
+def test_a_cpu_is_not_told_to_compile() -> None:
+    said = verdict(replace(step(precision="fp32"), on_gpu=False))
+    assert said.endswith("at 20% of their best rate: try a larger train.batch_size")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ normalisations. The others are rules of thumb, each with its reason beside it.
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, nan
 from statistics import median
 
@@ -40,7 +40,7 @@ class Band:
         low: what it must not fall below; -inf: nothing.
         high: what it must not exceed; inf: nothing.
         why: where the limits come from.
-        stops: whether the guard stops a run for it.
+        stops: whether the guard stops a run below it; above, it warns only.
     """
 
     low: Sequence[float]
@@ -141,7 +141,13 @@ def _guarded(steps: Sequence[int], values: Values, guard: GuardConfig) -> dict[s
             judged = step > guard.after_steps or key == "teacher_distance"
             lows.setdefault(key, []).append(limit.low if judged else nan)
         whys |= {key: limit.why for key, limit in highest.items()}
-    return {key: Band(low, [inf] * len(low), whys[key], stops=True) for key, low in lows.items()}
+    found = {key: Band(low, [inf] * len(low), whys[key], stops=True) for key, low in lows.items()}
+    if guard.max_teacher_distance and "teacher_distance" in found:
+        band = found["teacher_distance"]
+        why = f"below, {band.why}; above guard.max_teacher_distance, the student runs away from it"
+        high = [guard.max_teacher_distance] * len(band.low)
+        found["teacher_distance"] = replace(band, high=high, why=why)
+    return found
 
 
 def _thumb(

@@ -103,7 +103,8 @@ FIGURES = {
         "Teacher's distance from the student",
         "How far the moving average lags behind the student, relative to the weights' norm; at 0 "
         "the student predicts itself, which is how collapses begin.",
-        "Raise teacher.ema_decay: it should be close to 1, and below it.",
+        "Near 0: raise teacher.ema_decay, which should be close to 1, and below it. Far: a smaller "
+        "optim.lr, longer optim.warmup_steps, or a faster teacher.",
         ".2g",
         logarithmic=True,
     ),

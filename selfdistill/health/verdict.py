@@ -91,7 +91,8 @@ def judge(
         last = lines[-max(guard.patience, 1) :]
         if out and lines and set(last) <= set(out):
             judged = steps[lines[-1]] > guard.after_steps
-            certain = band.stops and judged and len(last) >= guard.patience
+            below = values[key][out[-1]] < band.low[out[-1]]
+            certain = band.stops and below and judged and len(last) >= guard.patience
             found.append(_finding(key, steps, values[key], band, out, certain))
     known = {finding.key for finding in found}
     last_line = {key: series[-1] for key, series in values.items()}

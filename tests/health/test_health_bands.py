@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
@@ -93,6 +94,16 @@ def test_a_copied_teacher_is_seen_at_once() -> None:
     values = {key: column[:2] for key, column in series(teacher_distance=[0.0] * 5).items()}
     found = judge(STEPS[:2], values, bands(STEPS[:2], values, GUARD), GUARD)
     assert [(finding.key, finding.status) for finding in found] == [("teacher_distance", "look")]
+
+
+def test_a_teacher_left_behind_is_worth_a_look_and_stops_nothing() -> None:
+    guard = replace(GUARD, max_teacher_distance=0.2)
+    values = series(teacher_distance=[0.1, 0.1, 0.1, 0.3, 0.3])
+    found = judge(STEPS, values, bands(STEPS, values, guard), guard)
+    assert [(finding.key, finding.status) for finding in found] == [("teacher_distance", "look")]
+    assert "0.3, above 0.2 since step 40" in found[0].text
+    assert "a smaller optim.lr" in found[0].advice
+    guard_all(values)
 
 
 def test_a_loss_that_is_no_number_is_said_first() -> None:

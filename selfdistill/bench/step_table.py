@@ -93,13 +93,14 @@ def _parts(result: Mapping[str, Any]) -> list[str]:
 def _of_flops(result: Mapping[str, Any]) -> list[str]:
     flops, matmul = result["flops"], result["matmul"]
     per_second = flops["model"] / result["step_seconds"]["mean"]
+    off = flops["deviation"]
+    counted = f"{abs(off):.1%} {'less' if off > 0 else 'more'} than" if abs(off) > 5e-4 else "as"
     lines = [
         f"{per_second / 1e9:,.1f} GFLOP/s, {result['use']:.0%} of the "
         f"{matmul['flops_per_second'] / 1e9:,.0f} that products of {matmul['size']} x "
-        f"{matmul['size']} reach; torch counts {abs(flops['deviation']):.1%} "
-        f"{'less' if flops['deviation'] > 0 else 'more'} than the formulas"
+        f"{matmul['size']} reach; torch counts {counted} the formulas"
     ]
-    if abs(flops["deviation"]) > LARGE_DEVIATION:
+    if abs(off) > LARGE_DEVIATION:
         lines.append("the formulas are off: go by what torch counts")
     return lines
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 from launching import ENVIRONMENT, fresh_accelerate
 from small_runs import SmallRuns
-from tiny import JOINT
+from tiny import DECODER, JOINT
+from torch import nn
 
 from selfdistill.bench import sweep
 from selfdistill.bench.sweep import why_enough
 from selfdistill.bench.workload import DoesNotFit
 from selfdistill.cli import main
+from selfdistill.models.decoder import Decoder
+from selfdistill.objective.teacher import Teacher
 from selfdistill.step_parts import PARTS
 
 Bench = Callable[..., int]
@@ -63,6 +67,30 @@ def test_figures_of_a_step(
     assert found["verdict"]
     assert "measuring 4 steps" in printed.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("slow", [Teacher, Decoder])
+def test_a_part_that_takes_longer_has_the_larger_share(
+    slow: type[nn.Module],
+    bench: Bench,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are called once in a step: 0.3 s more of it are theirs, whatever the machine does."""
+    forward, part = slow.forward, {Teacher: "teacher", Decoder: "decoder"}[slow]
+
+    def slower(self: nn.Module, *parts: Any) -> Any:
+        time.sleep(0.3)
+        return forward(self, *parts)
+
+    monkeypatch.setattr(slow, "forward", slower)
+    words = ["strategy=visible", *(f"decoder.{key}={value}" for key, value in DECODER.items())]
+    assert bench("text", *words, "--steps=2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step_seconds"]["median"] > 0.3
+    wanted = 0.3 / found["step_seconds"]["mean"]
+    assert found["shares"][part] >= 0.8 * wanted
+    assert max(found["shares"], key=found["shares"].__getitem__) == part
 
 
 def test_the_table_and_the_trace(

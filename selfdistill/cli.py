@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,12 +19,28 @@ from selfdistill.commands import (
     pack,
     pretrain,
     probe,
+    recipes,
     report,
     watch,
 )
+from selfdistill.commands.shared import HelpFormatter, examples
 from selfdistill.errors import DataBudgetError, SelfdistillError
 from selfdistill.redaction import log_to_console, redacted
 
+COMMANDS = (
+    recipes,
+    pack,
+    inspect,
+    pretrain,
+    embed,
+    export,
+    probe,
+    compare,
+    report,
+    watch,
+    bench,
+)
+"""In the order in which they are listed."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -51,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes key=value only in one piece; here options may stand between them."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     options, rest = parser.parse_known_args(argv)
     if rest:
         words = getattr(options, "overrides", None)
@@ -72,9 +93,24 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="selfdistill", description="Self-supervised pretraining by self-distillation."
+        prog="selfdistill",
+        description="Self-supervised pretraining by self-distillation (data2vec 1.0 and 2.0) for "
+        "audio, images and text.",
+        epilog=examples("pretrain image/sample", "pretrain --help"),
+        formatter_class=HelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="of this and what it runs on")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (pack, inspect, pretrain, embed, export, probe, compare, report, watch, bench):
+    for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from selfdistill.versions import versions
+
+        found = versions(("torch", "accelerate", "transformers"))
+        for name, version in {**found, "python": platform.python_version()}.items():
+            print(f"{name} {version or 'is not installed'}")
+        parser.exit()

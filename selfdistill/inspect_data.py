@@ -19,6 +19,8 @@ from selfdistill.inspect_page import page, words
 from selfdistill.inspect_sheet import Part, sheet
 from selfdistill.modalities.base import Modality, load_modality, modality_names
 from selfdistill.modalities.picture import SamplePicture
+from selfdistill.outputs import check_output
+from selfdistill.recipes import find_config, recipe_names
 from selfdistill.redaction import all_redacted
 from selfdistill.run_data import batch_sizes
 
@@ -39,7 +41,8 @@ def inspect_data(
     """Look at shards, or at what a config trains on.
 
     Args:
-        names: a config (``.yaml``) and overrides of it, or shards as ``data.train`` names them.
+        names: a config (``.yaml``, or the name of a recipe) and overrides of it, or shards as
+            ``data.train`` names them.
         out: a picture or page of some samples, ``.png``, ``.svg`` or ``.html``; it is replaced.
         tensorboard: a folder to write the picture to, for TensorBoard.
         samples: to be shown, of each modality.
@@ -56,12 +59,10 @@ def inspect_data(
     """
     if samples < 1:
         raise UserError(f"--samples: {samples} must be 1 or more")
-    if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--out: '{out}' must end in {', '.join(SUFFIXES)}")
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
-    if names[0].lower().endswith(CONFIGS):
-        config = load_config(Path(names[0]), names[1:], load_modality)
+    if out is not None:
+        check_output(out, "--out", SUFFIXES)
+    if _is_config(names[0]):
+        config = load_config(find_config(names[0]), names[1:], load_modality)
         subjects = _of_config(config, modality)
     else:
         subjects = [_of_shards(names, modality)]
@@ -71,6 +72,10 @@ def inspect_data(
     if tensorboard is not None:
         _write_board(tensorboard, parts)
     return words(parts)
+
+
+def _is_config(name: str) -> bool:
+    return name.lower().endswith(CONFIGS) or (name in recipe_names() and not Path(name).exists())
 
 
 def _of_config(config: RunConfig, only: str) -> list[Subject]:
@@ -119,7 +124,10 @@ def _told(locations: Sequence[Location], known: Mapping[str, Sequence[str]]) -> 
 
 def _picture(modality: Modality, config: RunConfig) -> SamplePicture:
     if modality.picture is None:
-        raise UserError(f"modality: {modality.name} declares no picture, which inspect needs")
+        raise UserError(
+            f"modality: {modality.name} declares no picture, which inspect needs; "
+            "modalities/base.py says how"
+        )
     return modality.picture(config)
 
 

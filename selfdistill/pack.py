@@ -30,6 +30,7 @@ from selfdistill.packing.shards import write_shard
 from selfdistill.packing.sources import Sources
 from selfdistill.packing.surveys import gather, survey_lot, unsurveyed
 from selfdistill.packing.workers import Bar, in_parallel
+from selfdistill.recipes import recipe_names
 
 
 def packing_of(modality: str) -> Packing:
@@ -40,7 +41,10 @@ def packing_of(modality: str) -> Packing:
     """
     packing = load_modality(modality).packing
     if packing is None:
-        raise UserError(f"modality: {modality} does not say how its data are packed")
+        raise UserError(
+            f"modality: {modality} does not say how its data are packed; write its shards with "
+            "another program, or declare its packing (modalities/base.py)"
+        )
     return packing
 
 
@@ -178,7 +182,8 @@ class _Work:
         return f"{done} shards are finished and stay; run the same command again to go on"
 
     def _next_command(self) -> str:
-        config = "CONFIG" if "." in self.modality else f"configs/{self.modality}/base_visible.yaml"
+        recipe = f"{self.modality}/base_visible"
+        config = recipe if recipe in recipe_names() else "CONFIG"
         train = f"data.train=[{config_value(self.job.folder)}]"
         words = [config, f"run_dir=runs/{self.job.folder.resolve().name}", train]
         return shlex.join(["selfdistill", "pretrain", *words, *self.packing.settings(self.job)])

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfdistill.commands.shared import Commands
+from selfdistill.commands.shared import CONFIG, Commands, add_command
 
 if TYPE_CHECKING:
     from selfdistill.config import RunConfig
@@ -14,8 +14,14 @@ DATA = "data"
 
 
 def add(commands: Commands) -> None:
-    bench = commands.add_parser(
+    bench = add_command(
+        commands,
         "bench",
+        [
+            "bench image/sample train.batch_size=64",
+            "bench data image/sample",
+            "bench image/sample --profile step.json.gz --json",
+        ],
         help="measure how fast a config trains on this machine",
         description="Measure how fast a config trains on this machine: samples and tokens per "
         "second, where the time of a step goes, its memory, and how far it is from the rate at "
@@ -24,14 +30,12 @@ def add(commands: Commands) -> None:
         "on one core by stage, and the loader with data.workers as a whole.",
         usage="%(prog)s [data] CONFIG [key=value ...] [--json] [--profile FILE] [--sweep batch] "
         "[--steps N]",
-        epilog="For example: selfdistill bench configs/image/sample.yaml train.batch_size=64 "
-        "--profile step.json.gz. Several processes: accelerate launch -m selfdistill bench CONFIG.",
     )
     bench.add_argument(
         "overrides",
         nargs="+",
         metavar="CONFIG",
-        help="a YAML file, and key=value such as train.precision=bf16",
+        help=f"{CONFIG}; and key=value such as train.precision=bf16",
     )
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.add_argument(
@@ -60,6 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     from selfdistill.config_file import load_config
     from selfdistill.errors import UserError
     from selfdistill.modalities.base import load_modality
+    from selfdistill.recipes import find_config
 
     only_data = options.overrides[0] == DATA  # else it is the config
     path, *overrides = options.overrides[only_data:] or [None]
@@ -71,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.sweep and options.profile:
         raise UserError("--sweep: keeps no trace; leave --profile out, or --sweep")
-    config = load_config(Path(path), overrides, load_modality)
+    config = load_config(find_config(path), overrides, load_modality)
     if only_data:
         _bench_data(config, options.json)
     elif options.sweep:

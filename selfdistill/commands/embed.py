@@ -3,12 +3,16 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands
+from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
 
 
 def add(commands: Commands) -> None:
-    embed = commands.add_parser(
+    embed = add_command(
+        commands,
         "embed",
+        [
+            "embed runs/image-sample pictures/ --layers all --out pictures.safetensors",
+        ],
         help="write the features of a pretrained encoder",
         description="Write the features of a pretrained encoder to a safetensors file. Inputs "
         "longer than the model's (input.max_seconds, input.max_tokens) are cropped to their "

@@ -3,12 +3,17 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands
+from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
 
 
 def add(commands: Commands) -> None:
-    export = commands.add_parser(
+    export = add_command(
+        commands,
         "export",
+        [
+            "export runs/image-sample --out letters",
+            "export runs/joint-sample --modality audio --out words --weights teacher",
+        ],
         help="write a folder that transformers loads",
         description="Write a folder that transformers loads: weights, config, processor or "
         "tokenizer, and a model card.",

@@ -3,12 +3,17 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import Commands
+from selfdistill.commands.shared import Commands, add_command
 
 
 def add(commands: Commands) -> None:
-    inspect = commands.add_parser(
+    inspect = add_command(
+        commands,
         "inspect",
+        [
+            "inspect data/pictures",
+            "inspect image/sample --out letters.html",
+        ],
         help="say and show what is in shards, or in the data of a config",
         description="Say what is in shards, or in the data of a config, and show some samples; of "
         "a config as training sees them, with their masks.",
@@ -17,7 +22,7 @@ def add(commands: Commands) -> None:
         "names",
         nargs="+",
         metavar="SHARDS|CONFIG",
-        help="shards, folders and globs; or a YAML file, and key=value",
+        help="shards, folders and globs; or a YAML file or recipe, and key=value",
     )
     inspect.add_argument(
         "--out", type=Path, metavar="FILE.html", help="or .png, .svg: what the samples look like"

@@ -1,17 +1,23 @@
 """``selfdistill pack``."""
 
 import argparse
-import os
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from selfdistill.commands.shared import Commands
+from selfdistill.commands.shared import Commands, HelpFormatter, add_command, examples
+from selfdistill.cores import cores
 
 
 def add(commands: Commands) -> None:
-    pack = commands.add_parser(
+    pack = add_command(
+        commands,
         "pack",
+        [
+            "pack image raw/pictures --out data/pictures --labels folder",
+            "pack audio recordings/ --out data/clips --max-seconds 20",
+            "pack text books.jsonl --out data/books --max-tokens 256",
+        ],
         help="write folders of files as shards for training",
         description="Write folders of files as WebDataset shards for training. Each modality has "
         "options of its own: selfdistill pack MODALITY --help.",
@@ -45,6 +51,8 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         description="Write WebDataset shards for training, with an index and a summary. The same "
         "command goes on where it was interrupted; the same inputs, options and seed give the same "
         "bytes.",
+        epilog=examples(f"pack {modality} raw/ --out data/mine"),
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, file or manifest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -66,7 +74,7 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=_count,
-        default=_cores(),
+        default=cores(),
         metavar="N",
         help="processes (default: all cores)",
     )
@@ -83,11 +91,6 @@ def _add_option(parser: argparse.ArgumentParser, field: "Field[Any]", kind: Any)
         parser.add_argument(name, choices=get_args(kind), default=field.default, help=words)
     else:
         parser.add_argument(name, type=kind, default=field.default, help=words)
-
-
-def _cores() -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on every system
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _above_0(text: str) -> float:

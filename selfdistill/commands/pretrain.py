@@ -1,18 +1,22 @@
 """``selfdistill pretrain``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import Commands
+from selfdistill.commands.shared import CONFIG, Commands, add_command, names_recipes
 
 
 def add(commands: Commands) -> None:
-    pretrain = commands.add_parser(
+    pretrain = add_command(
+        commands,
         "pretrain",
+        [
+            "pretrain image/sample run_dir=runs/mine optim.lr=1e-3",
+            "pretrain audio/base_visible 'data.train=[data/clips]' train.accumulate=4",
+        ],
         help="pretrain an encoder from a config",
         description="Pretrain an encoder from a config. Run it again to go on where it stopped.",
     )
-    pretrain.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    names_recipes(pretrain.add_argument("config", metavar="CONFIG", help=CONFIG))
     pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-3")
     pretrain.add_argument(
         "--resume", action="store_true", help="refuse to start afresh if there is no checkpoint"
@@ -25,7 +29,8 @@ def _run(options: argparse.Namespace) -> None:
     from selfdistill.engine.processes import lost_processes_explained
     from selfdistill.modalities.base import load_modality
     from selfdistill.pretrain import pretrain
+    from selfdistill.recipes import find_config
 
-    config = load_config(options.config, options.overrides, load_modality)
+    config = load_config(find_config(options.config), options.overrides, load_modality)
     with lost_processes_explained():
         pretrain(config, must_resume=options.resume)

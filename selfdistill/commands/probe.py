@@ -3,13 +3,18 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands
+from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
 from selfdistill.probes.request import CACHE_FOLDER, PROBES
 
 
 def add(commands: Commands) -> None:
-    probe = commands.add_parser(
+    probe = add_command(
+        commands,
         "probe",
+        [
+            "probe runs/image-sample --json found.json",
+            "probe letters --train A.tar --test B.tar --probes linear,knn",
+        ],
         help="say what frozen features know of labels",
         description="Say what the frozen features of a pretrained encoder know of labels, beside "
         "the raw input and the untrained encoder. Layers and settings are chosen on a fifth of "
@@ -79,12 +84,15 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from selfdistill.outputs import check_output
     from selfdistill.probe import probe
-    from selfdistill.probe_output import check_files, write_csv, write_json
+    from selfdistill.probe_output import write_csv, write_json
     from selfdistill.probes.report import render_probes
     from selfdistill.probes.request import Request, numbers_of, probes_of
 
-    check_files(options.json, options.csv)
+    for option, path in (("--json", options.json), ("--csv", options.csv)):
+        if path is not None:
+            check_output(path, option)
     request = Request(
         options.model,
         options.data,

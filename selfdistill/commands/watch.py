@@ -3,12 +3,16 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import Commands
+from selfdistill.commands.shared import Commands, add_command
 
 
 def add(commands: Commands) -> None:
-    watch = commands.add_parser(
+    watch = add_command(
+        commands,
         "watch",
+        [
+            "watch runs/image-sample",
+        ],
         help="show a run that goes on, in the terminal",
         description="Show how far a run has come, whether it is healthy and still alive, its "
         "figures with their bands, its last evaluation and its newest checkpoint. Only the files "

@@ -1,6 +1,5 @@
-"""The folder of a run: who may write to it, what lies where, and whether a resumed config fits."""
+"""The folder of a run: who may write to it, and what lies where."""
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -10,52 +9,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
-import selfdistill
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.redaction import all_redacted
+from selfdistill.versions import versions
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = (
-    "torch",
-    "numpy",
-    "accelerate",
-    "webdataset",
-    "einops",
-    "timm",
-    "sentencepiece",
-    "tokenizers",
-    "safetensors",
-    "omegaconf",
-)
 LOCK_SECONDS = 10.0
 """A server of files may take so long to notice that the node of a run has died."""
-_IGNORED = {"run_dir", "resume"}
-_REFUSED = {
-    "strategy",
-    "model.width",
-    "model.depth",
-    "model.heads",
-    "model.mlp_ratio",
-    "model.norm_order",
-    "model.key_bias",
-    "objective.head_layers",
-    "teacher.scope",
-    "seed",
-    "train.batch_size",
-    "data.train",
-    "data.sampling_weight",
-    "data.batch_length",
-}
-_TAKEN = {"decoder.input_dropout", "decoder.mask_noise_std"}
 
 
 class RunDir:
@@ -149,9 +116,8 @@ class RunDir:
 
         Environment variables are left out, because they hold secrets.
         """
-        packages = {name: _version(name) for name in _PACKAGES}
         found = {
-            "packages": {"selfdistill": selfdistill.__version__, **packages},
+            "packages": versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": _device(),
@@ -176,12 +142,6 @@ def _is_locked(lock: int, path: Path) -> bool:
     return True
 
 
-def _version(package: str) -> str | None:
-    with contextlib.suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
 def _device() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
@@ -196,63 +156,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-Leaves = dict[tuple[str, str], Any]
-"""Values by whose they are (a prefix of the key) and the key in a run over one modality."""
-
-
-def _leaves(config: Mapping[str, Any]) -> Leaves:
-    parts = config.get("modalities") or {}
-    found = {("", key): value for key, value in _flat({**config, "modalities": {}}).items()}
-    for name, part in parts.items():
-        for key, value in _flat(part).items():
-            found[f"modalities.{name}.", key] = value
-    return found
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            # YAML has no tuples
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return leaves
-
-
-def _is_refused(key: str, old: Any, new: Any) -> bool:
-    if key == "model.layer_scale":
-        return bool(old) != bool(new)  # 0 has no gains at all; others differ at the start only
-    return key in _REFUSED or (key.startswith(("encoder.", "decoder.")) and key not in _TAKEN)
-
-
-def compare_configs(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs between a checkpoint's config and the one to go on with.
-
-    Args:
-        old: nested plain dicts, as in ``config.yaml``.
-        new: likewise.
-
-    Returns:
-        Two lists of lines ``key: old -> new`` in the keys' order: changes that a resumed run
-        cannot take (shapes of the weights, order of the data), and those that it can.
-    """
-    mine, yours = _modalities(old), _modalities(new)
-    if set(mine) != set(yours):
-        key = "modality" if len(mine) == len(yours) == 1 else "modalities"
-        return [f"{key}: {', '.join(mine)} -> {', '.join(yours)}"], []
-    before, after = _leaves(old), _leaves(new)
-    refused: list[str] = []
-    changed: list[str] = []
-    for whose, key in sorted(before.keys() | after.keys()):
-        was, now = (leaves.get((whose, key), "unset") for leaves in (before, after))
-        if was != now and key not in _IGNORED:
-            lines = refused if _is_refused(key, was, now) else changed
-            lines.append(f"{whose}{key}: {was} -> {now}")
-    return refused, changed
-
-
-def _modalities(config: Mapping[str, Any]) -> list[str]:
-    return list(config.get("modalities") or [config.get("modality", "unset")])

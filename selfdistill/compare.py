@@ -11,6 +11,7 @@ from typing import Any
 
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
+from selfdistill.outputs import check_output
 from selfdistill.plots import Curve, Panel, draw
 from selfdistill.probes.table import PROBES
 from selfdistill.run_scores import Place, Run, differing, read_run
@@ -54,15 +55,12 @@ def compare(
     Raises:
         UserError: a folder is no run, or lacks what is to be compared.
     """
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"--out: '{out}' must end in {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
+    check_output(out, "--out", SUFFIXES)
     runs = [read_run(path, probe) for path in paths]
     panels = [
         _panel(place, [run for run in runs if place in run.scores]) for place in _places(runs, task)
     ]
-    write_atomically(out, draw(panels, PROBES[probe], out.suffix[1:]))
+    write_atomically(out, draw(panels, PROBES[probe], out.suffix.lower()[1:]))
     return "\n\n".join(_table(panel, PROBES[probe]) for panel in panels)
 
 
@@ -103,7 +101,10 @@ def _curve(name: str, place: Place, runs: Sequence[Run]) -> Curve:
     steps = sorted(set.intersection(*(set(run.scores[place]) for run in runs)))
     if not steps:
         listed = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"{listed}: differ in their seed only, but no step was evaluated in all")
+        raise UserError(
+            f"{listed}: differ in their seed only, but no step was evaluated in all; "
+            "give them the same eval.every"
+        )
     last = max(max(run.scores[place]) for run in runs)
     if last > steps[-1]:
         logger.warning("%s: not all runs have come to step %d; drawn to %d", name, last, steps[-1])

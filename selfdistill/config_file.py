@@ -163,7 +163,9 @@ def _part(
 ) -> RunConfig:
     """The config of one modality of several as if it ran alone."""
     if not isinstance(own, dict):
-        raise UserError(f"modalities.{name}: must hold the modality's sections")
+        raise UserError(
+            f"modalities.{name}: must hold the modality's sections; write {{}} for none of its own"
+        )
     for section, values in own.items():
         if section not in OF_A_MODALITY:
             near = difflib.get_close_matches(str(section), OF_A_MODALITY, n=1, cutoff=0.0)

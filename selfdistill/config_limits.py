@@ -1,7 +1,7 @@
 """Values of the config that are out of range or contradict each other."""
 
 from functools import reduce
-from math import inf
+from math import inf, isclose
 from typing import Any
 
 from selfdistill.config import PROBES, RunConfig
@@ -139,18 +139,44 @@ def _check_contradictions(config: RunConfig) -> None:
         "such a key",
     )
     _need(
-        config.optim.warmup_steps <= train.steps,
-        config,
-        "optim.warmup_steps",
-        f"is more than train.steps {train.steps}",
-    )
-    _need(
         train.batch_size % train.accumulate == 0,
         config,
         "train.batch_size",
         f"is not a multiple of train.accumulate {train.accumulate}",
     )
+    _check_schedule(config)
     _check_best(config)
+
+
+def _check_schedule(config: RunConfig) -> None:
+    optim, steps = config.optim, config.train.steps
+    if optim.schedule == "tri_stage":
+        _need(
+            optim.warmup_steps == 0,
+            config,
+            "optim.warmup_steps",
+            "has no effect on tri_stage, whose warm-up is the first number of optim.phase_ratio; "
+            "set it to 0",
+        )
+        _need(
+            min(optim.phase_ratio) >= 0 and isclose(sum(optim.phase_ratio), 1),
+            config,
+            "optim.phase_ratio",
+            "must be three shares that add up to 1",
+        )
+        return
+    _need(
+        optim.warmup_steps < steps,
+        config,
+        "optim.warmup_steps",
+        f"must be less than train.steps {steps}; lower it or train longer",
+    )
+    _need(
+        optim.min_lr <= optim.lr,
+        config,
+        "optim.min_lr",
+        f"must not be more than optim.lr {optim.lr}; lower it",
+    )
 
 
 def _check_best(config: RunConfig) -> None:

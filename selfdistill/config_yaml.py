@@ -28,7 +28,7 @@ def read_sections(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"config: {path} {TOO_DEEP}") from error
     if not isinstance(content, dict):
-        raise UserError(f"config: {path} holds no sections")
+        raise UserError(f"config: {path} holds no sections; write lines such as modality: image")
     _refuse_endless(content, path)
     return content
 

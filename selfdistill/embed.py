@@ -28,6 +28,7 @@ from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.plain import Example, Samples, plain_examples
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.modalities.backbone import Backbone
+from selfdistill.outputs import check_output
 from selfdistill.pretrained import Weights, load_pretrained
 from selfdistill.probes.features import mean_over_valid
 from selfdistill.tensor_files import save_tensors
@@ -145,12 +146,9 @@ def choose_layers(given: str, depth: int) -> list[int]:
 
 
 def _check_out(out: Path) -> None:
-    if out.suffix != SUFFIX:
-        raise UserError(f"--out: '{out}' must end in {SUFFIX}")
+    check_output(out, "--out", (SUFFIX,))
     if out.exists():
         raise UserError(f"--out: '{out}' exists; remove it or choose another name")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
 
 
 def choose_device(given: str | None) -> torch.device:

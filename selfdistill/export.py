@@ -1,9 +1,8 @@
 """Export an encoder as a folder that transformers loads."""
 
-import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from selfdistill.errors import UserError
 from selfdistill.hub.card import Origin, model_card
@@ -17,6 +16,7 @@ from selfdistill.hub.writer import (
     write_folder,
 )
 from selfdistill.pretrained import Pretrained, Weights, load_all
+from selfdistill.run_files import MetricsFile, read_result
 
 CARD = "README.md"
 
@@ -89,23 +89,9 @@ def _write(found: Pretrained, out: Path) -> None:
 def _origin(found: Pretrained) -> Origin:
     run, step = found.companions, found.step or 0
     (name,) = found.config.parts()
-    own = _json(run / "eval.json").get(name, {})
+    own = read_result(run).get(name, {})
     evaluation = {name: own} if own.get("step") == step else {}
     key = f"{name}/loss" if found.trained_with else "loss"
-    loss = _last(run / "metrics.jsonl", key, step)
+    losses = [row[key] for row in MetricsFile(run).read() if key in row and row["step"] <= step]
+    loss = losses[-1] if losses and isfinite(losses[-1]) else None
     return Origin(found.weights, step, loss, evaluation, found.trained_with)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _last(path: Path, key: str, step: int) -> float | None:
-    """What was logged last up to a step; None: nothing."""
-    if not path.is_file():
-        return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    # a run that still writes, or was killed, may end in half a line
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    values = [row[key] for row in rows if key in row and row["step"] <= step]
-    return values[-1] if values else None

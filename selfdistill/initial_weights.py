@@ -12,8 +12,8 @@ from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.durable import write_atomically
-from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
-from selfdistill.engine.checkpoint_files import Checkpoint
+from selfdistill.engine.checkpoint import find_checkpoint
+from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.errors import UserError, errors_of
 from selfdistill.hub.reader import HubFolder, is_hub_folder
 from selfdistill.modalities.base import load_modality
@@ -155,10 +155,7 @@ class InitialWeights:
     def _configs(self) -> dict[str, RunConfig]:
         if self.is_hub:
             return HubFolder(self.path, KEY).config().parts()
-        return checkpoint_config(self._checkpoint()).parts()
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpointer(self.path.parent, keep=1).load(self.path)
+        return checkpoint_config(read_checkpoint(self.path)).parts()
 
     def _load_original(self, model: Data2Vec) -> None:
         (mine,) = self.parts
@@ -172,7 +169,7 @@ class InitialWeights:
         self._refuse_other({"modality": mine}, {"modality": theirs})
 
     def _load_checkpoint(self, model: Data2Vec) -> None:
-        checkpoint = self._checkpoint()
+        checkpoint = read_checkpoint(self.path)
         parts = checkpoint_config(checkpoint).parts()
         others = parts.keys() - self.parts
         ours = model.state_dict()

@@ -1,6 +1,5 @@
 """Samples on one sheet, as PNG or SVG, or each for itself."""
 
-import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from selfdistill.inspect_facts import Findings
 from selfdistill.inspect_look import Subject
 from selfdistill.modalities.picture import Area, Shown
 from selfdistill.pictures.examples import Grid
+from selfdistill.plots import saved
 
 WIDTH = 12.0
 """Inches of a sheet."""
@@ -54,7 +54,7 @@ def sheet(parts: Sequence[Part], file_format: str) -> bytes:
         for part in parts:
             _draw_part(figure, part, top)
             top -= _height(part)
-        return _saved(figure, file_format)
+        return saved(figure, file_format)
 
 
 def picture(subject: Subject, shown: Shown, width: float) -> bytes:
@@ -62,14 +62,7 @@ def picture(subject: Subject, shown: Shown, width: float) -> bytes:
     with _style():
         figure = Figure(figsize=(width, subject.picture.height(shown, width)), facecolor="none")
         subject.picture.draw(Area(figure, 0, 0, *figure.get_size_inches()), shown)
-        return _saved(figure, "png")
-
-
-def _saved(figure: Figure, file_format: str) -> bytes:
-    out = io.BytesIO()
-    metadata = {"Date": None} if file_format == "svg" else None
-    figure.savefig(out, format=file_format, metadata=metadata)
-    return out.getvalue()
+        return saved(figure, "png")
 
 
 def _grid(part: Part) -> Grid:

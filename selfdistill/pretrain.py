@@ -1,23 +1,20 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
-import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import dump_config, plain_config
+from selfdistill.config_file import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
-from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
+from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
-from selfdistill.engine.optim import check_schedule
-from selfdistill.engine.run_dir import RunDir, compare_configs
+from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
@@ -26,9 +23,8 @@ from selfdistill.initial_weights import InitialWeights
 from selfdistill.modalities.base import load_modality, step_size
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import checkpoint_config
+from selfdistill.resume import check_config, check_data, checkpoint_to_resume
 from selfdistill.run_data import batch_sizes, open_source
-
-logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other; NCCL by itself would give up after ten minutes."""
@@ -44,7 +40,6 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
     Raises:
         SelfdistillError: see ``selfdistill.errors`` for what ends a run.
     """
-    check_schedule(config.optim, config.train.steps)
     accelerator = build_accelerator(config)
     run_dir = RunDir(config.run_dir) if accelerator.is_main_process else None
     try:
@@ -94,7 +89,7 @@ def _run(
 ) -> None:
     train = config.train
     sizes = batch_sizes(config, accelerator.num_processes)
-    resumed = _checkpoint_to_resume(config, must_resume)
+    resumed = checkpoint_to_resume(config, must_resume)
     start = None
     with accelerator.main_process_first():
         if config.init_from and resumed is None:
@@ -113,9 +108,9 @@ def _run(
         checkpointer = Checkpointer(run_dir.checkpoints, kept.keep, kept.keep_every)
         writer = MetricsWriter(run_dir, config.log.tensorboard)
     if resumed is not None:
-        checkpoint = Checkpointer(resumed.parent, config.checkpoint.keep).load(resumed)
-        _compare(checkpoint_config(checkpoint), config)
-        _compare_data(checkpoint.state["data"], sources)
+        checkpoint = read_checkpoint(resumed)
+        check_config(checkpoint_config(checkpoint), config)
+        check_data(checkpoint.state["data"], sources)
     progress = Progress(
         train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
     )
@@ -173,59 +168,6 @@ def _fit(
 
     with dead_workers_explained():
         trainer.fit(load, evaluation)
-
-
-def _checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
-    """The checkpoint to go on from; None: start afresh."""
-    run = Path(config.run_dir)
-    newest = Checkpointer(run / "checkpoints", config.checkpoint.keep).newest()
-    if config.resume not in ("auto", "never"):
-        named = find_checkpoint(Path(config.resume))
-        if newest is None:
-            return named
-        if named.resolve().parent == newest.resolve().parent and named.name != newest.name:
-            raise UserError(
-                f"resume: {named} is older than {newest.name} of the same run, which would be "
-                "taken for what comes next; remove the newer checkpoints, or go on in another "
-                "run_dir"
-            )
-        return newest  # this run has begun from there already
-    if newest is not None and config.resume == "never":
-        raise UserError(
-            f"resume: never, but {run} holds {newest.name}; choose another run_dir, or resume=auto "
-            "to go on"
-        )
-    if newest is None and must_resume:
-        raise UserError(f"--resume: {run} holds no complete checkpoint; leave it out to start")
-    return newest
-
-
-def _compare(old: RunConfig, new: RunConfig) -> None:
-    """Refuse to resume what would be another model or another data order; warn of the rest."""
-    refused, changed = compare_configs(plain_config(old), plain_config(new))
-    if refused:
-        raise UserError(
-            f"resume: the checkpoint was made with other values: {'; '.join(refused)}. Change them "
-            "back, or choose another run_dir"
-        )
-    for line in changed:
-        logger.warning("resumed with a changed value: %s", line)
-
-
-def _compare_data(old: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Source]) -> None:
-    """Refuse to resume with other samples: what was seen and what is to come would be mixed up."""
-    for name, source in sources.items():
-        before, now = old[name], source.fingerprint()
-        if before == now:
-            continue
-        with errors_of(name, sources):
-            raise UserError(
-                "data.train: holds {samples} samples in {shards} shards".format(**now)
-                + ", but {samples} in {shards} when the checkpoint was made".format(**before)
-                + ("" if before["samples"] != now["samples"] else ", of other sizes or lengths")
-                + "; put back what there was, or start on the new data in another run_dir with "
-                "init_from"
-            )
 
 
 def _announce(

@@ -16,8 +16,8 @@ from selfdistill.config import (
     TrainConfig,
 )
 from selfdistill.config_file import build_config
-from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
-from selfdistill.engine.checkpoint_files import Checkpoint
+from selfdistill.engine.checkpoint import find_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder, is_hub_folder
 from selfdistill.hub.remote import download, is_repository_name
@@ -120,7 +120,7 @@ def load_all(
     if is_hub_folder(path):
         return _of_hub_folder(path, weights, key, modality)
     checkpoint_path = find_checkpoint(path, key)
-    checkpoint = Checkpointer(checkpoint_path.parent, keep=1).load(checkpoint_path)
+    checkpoint = read_checkpoint(checkpoint_path)
     run = checkpoint_config(checkpoint)
     return {
         name: _of_checkpoint(checkpoint_path, checkpoint, name, run, weights)

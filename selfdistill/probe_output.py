@@ -1,4 +1,4 @@
-"""What ``selfdistill probe`` is given and writes, beside what it computes."""
+"""What ``selfdistill probe`` found, as files."""
 
 import csv
 import io
@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.durable import write_atomically
-from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.errors import SelfdistillError
 from selfdistill.probes.report import rows_of
-
-
-def check_files(*files: Path | None) -> None:
-    """Refuse files that cannot be written, before any work is done."""
-    for path in files:
-        if path is None:
-            continue
-        option = "--json" if path is files[0] else "--csv"
-        if path.is_dir():
-            raise UserError(f"{option}: '{path}' is a folder; name a file")
-        if not path.parent.is_dir():
-            raise UserError(f"{option}: there is no folder '{path.parent}'; make it first")
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

@@ -16,6 +16,8 @@ from selfdistill.errors import UserError
 Row = dict[str, float]
 """A line of metrics.jsonl: its numbers by name, "step" among them; NaN for null."""
 
+AGAIN = "; it is written anew when the run goes on"
+
 # engine.checkpoint_files has them too; with it would come torch and its seconds
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 _MANIFEST = "manifest.json"
@@ -108,9 +110,9 @@ def read_config(path: Path) -> dict[str, Any]:
         found = yaml.load(_text(path / "config.yaml"), _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path / 'config.yaml'} is damaged: {reason}") from error
+        raise UserError(f"{path / 'config.yaml'} is damaged: {reason}{AGAIN}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path / 'config.yaml'} is damaged: it has no keys")
+        raise UserError(f"{path / 'config.yaml'} is damaged: it has no keys{AGAIN}")
     return found
 
 
@@ -142,9 +144,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {error}{AGAIN}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it has no keys")
+        raise UserError(f"{path} is damaged: it has no keys{AGAIN}")
     return found
 
 

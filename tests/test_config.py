@@ -228,7 +228,8 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ("optim", "eps", -1.0),
         ("optim", "weight_decay", -0.1),
         ("optim", "warmup_steps", -1),
-        ("optim", "warmup_steps", 400_001),
+        ("optim", "warmup_steps", 400_000),  # all steps
+        ("optim", "min_lr", 1.0),  # more than lr
         ("optim", "clip_norm", -1.0),
         ("train", "steps", 0),
         ("train", "batch_size", 0),
@@ -346,3 +347,18 @@ def test_an_empty_override_empties(tmp_path: Path) -> None:
     found = load_config(path, ["eval.tasks={}"], load_modality)
     assert not found.eval.tasks
     assert found.eval.every == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"warmup_steps": 5}, "optim.warmup_steps: 5 has no effect on tri_stage"),
+        ({"phase_ratio": [0.1, 0.1, 0.1]}, r"optim.phase_ratio: \(0.1, 0.1, 0.1\) must be three"),
+        ({"phase_ratio": [-0.1, 0.6, 0.5]}, r"optim.phase_ratio: \(-0.1, 0.6, 0.5\) must be three"),
+    ],
+)
+def test_three_stages_need_three_shares(
+    settings: dict[str, Any], words: str, tiny_config: Make
+) -> None:
+    with pytest.raises(UserError, match=f"^{words}"):
+        tiny_config("text", optim={"schedule": "tri_stage", **settings})

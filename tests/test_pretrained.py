@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfdistill import pretrained
 from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.state import of_student, of_teacher
@@ -239,7 +240,7 @@ def test_a_name_on_the_hub(
 
 def of_another_version(path: Path, run: Path, section: str) -> Path:
     """A copy of a run's checkpoint with a key that this version does not know."""
-    kept = Checkpointer(run / "checkpoints", keep=1).load(checkpoint(run, STEPS))
+    kept = read_checkpoint(checkpoint(run, STEPS))
     config = kept.state["config"]
     for part in (config, *config.get("modalities", {}).values()):
         part[section] = {**(part[section] or {}), "flux": 1}

@@ -13,9 +13,9 @@ from small_runs import SmallRuns, checkpoint
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config, plain_config
-from selfdistill.engine.run_dir import compare_configs
 from selfdistill.inspect_data import inspect_data
 from selfdistill.redaction import RedactingFormatter, is_redacted, redacted
+from selfdistill.resume import compare_configs
 
 NAMES = [
     ("https://me:sesame@host/a.tar", "https://...@host/a.tar"),

@@ -1,6 +1,5 @@
 """How many samples the data side of a run gives on this machine, and where the time goes."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from selfdistill.config import RunConfig
+from selfdistill.cores import cores
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, all_bad, why_bad
 from selfdistill.data.loader import Source, training_batches
@@ -91,11 +91,6 @@ def bench_data(config: RunConfig, seconds: float = 5.0) -> dict[str, Any]:
         },
         "cores": cores(),
     }
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -12,21 +12,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from selfdistill.bench.trace import WINDOW
 from selfdistill.bench.workload import Workload
 from selfdistill.durable import write_atomically
-from selfdistill.errors import UserError
 
 STEPS = 5
 ENDINGS = (".json", ".json.gz")
-
-
-def check_file(path: Path) -> None:
-    """
-    Raises:
-        UserError: no trace can be written there.
-    """
-    if not path.name.endswith(ENDINGS):
-        raise UserError(f"--profile: {path} must end in {' or '.join(ENDINGS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"--profile: there is no folder {path.parent}")
 
 
 def profile_steps(work: Workload) -> dict[str, Any] | None:

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill.bench.data import cores
 from selfdistill.bench.flops import RECOMPUTED, counted_flops, step_flops
 from selfdistill.bench.machine import description, matmul_rate
-from selfdistill.bench.profile import check_file, profile_steps, write_trace
+from selfdistill.bench.profile import ENDINGS, profile_steps, write_trace
 from selfdistill.bench.timing import Timing, enough_steps, time_steps, warm_up
 from selfdistill.bench.trace import shares
 from selfdistill.bench.verdict import DATA_WAIT, Step, verdict
 from selfdistill.bench.workload import Workload, workload
 from selfdistill.config import RunConfig
+from selfdistill.cores import cores
 from selfdistill.data.loader import Source
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.base import load_modality
+from selfdistill.outputs import check_output
 
 LENGTHS = 256
 """Samples whose lengths are looked up."""
@@ -54,7 +55,7 @@ def bench_step(
     """
     check_steps(steps)
     if trace is not None:
-        check_file(trace)
+        check_output(trace, "--profile", ENDINGS)
     with workload(config) as work:
         say = _speaker(work)
         say("warming up")

@@ -11,7 +11,6 @@ from selfdistill.config import RunConfig
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.interval import Interval
 from selfdistill.engine.metrics import Progress
-from selfdistill.engine.optim import check_schedule
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import SelfdistillError
 from selfdistill.models.flops import Counts
@@ -90,7 +89,6 @@ def workload(config: RunConfig) -> Iterator[Workload]:
         SelfdistillError: training could not begin, or memory is short (``DoesNotFit``).
     """
     train = config.train
-    check_schedule(config.optim, train.steps)
     config = replace(config, train=replace(train, steps=max(train.steps, STEPS)))
     accelerator = build_accelerator(config)
     try:

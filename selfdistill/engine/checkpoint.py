@@ -20,7 +20,6 @@ from selfdistill.engine.checkpoint_files import (
     FOLDER_NAME,
     MANIFEST,
     Checkpoint,
-    read_checkpoint,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -145,14 +144,6 @@ class Checkpointer:
                 "restore one, or choose another run_dir to start afresh"
             )
         return None
-
-    def load(self, path: Path) -> Checkpoint:
-        """Read a checkpoint after verifying it; tensors are on the CPU.
-
-        Raises:
-            UserError: ``path`` is no checkpoint, or it is damaged.
-        """
-        return read_checkpoint(path)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the last one first."""

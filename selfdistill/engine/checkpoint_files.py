@@ -114,7 +114,10 @@ def verify_checkpoint(path: Path) -> int:
         except OSError as error:
             raise UserError(f"{path / name} cannot be read: {error.strerror}") from error
         if found != wanted:
-            raise UserError(f"{path / name} is damaged: {MANIFEST} has another size or SHA-256")
+            raise UserError(
+                f"{path / name} is damaged: {MANIFEST} has another size or SHA-256; "
+                "restore it, or name another checkpoint"
+            )
     return step
 
 

@@ -11,7 +11,6 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from selfdistill.config import OptimConfig
-from selfdistill.errors import UserError
 
 # fairseq's defaults, which the published tri-stage runs used
 _INIT_LR_SCALE = 0.01
@@ -109,10 +108,10 @@ def build_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps:
     it. Cosine and constant rise linearly from 0 over ``optim.warmup_steps`` first; cosine reaches
     ``optim.min_lr`` at step ``steps``.
 
-    Raises:
-        UserError: the settings do not fit each other or the number of steps.
+    Args:
+        optim: checked, as ``load_config`` gives it.
+        steps: of the run.
     """
-    check_schedule(optim, steps)
     for group in optimizer.param_groups:
         # a restored optimiser brings its run's rate along; the config of this run decides
         group["initial_lr"] = optim.lr
@@ -126,31 +125,3 @@ def build_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, steps:
         warmup_prefix=True,
         t_in_epochs=False,
     )
-
-
-def check_schedule(optim: OptimConfig, steps: int) -> None:
-    """Refuse settings of the learning rate that do not fit each other or the number of steps.
-
-    Raises:
-        UserError: it names the key and what to do.
-    """
-    if optim.schedule == "tri_stage":
-        if optim.warmup_steps:
-            raise UserError(
-                f"optim.warmup_steps: {optim.warmup_steps} has no effect on tri_stage, whose "
-                "warm-up is the first number of optim.phase_ratio; set it to 0"
-            )
-        if min(optim.phase_ratio) < 0 or not math.isclose(sum(optim.phase_ratio), 1):
-            raise UserError(
-                f"optim.phase_ratio: {optim.phase_ratio} must be three shares that add up to 1"
-            )
-        return
-    if not 0 <= optim.warmup_steps < steps:
-        raise UserError(
-            f"optim.warmup_steps: {optim.warmup_steps} must be from 0 to less than train.steps "
-            f"({steps}); lower it or train longer"
-        )
-    if not 0 <= optim.min_lr <= optim.lr:
-        raise UserError(
-            f"optim.min_lr: {optim.min_lr} must be from 0 to optim.lr ({optim.lr}); lower it"
-        )

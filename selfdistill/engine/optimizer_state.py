@@ -9,6 +9,7 @@ from selfdistill.engine.sharding import spread
 from selfdistill.errors import UserError
 
 _ADAM = {"exp_avg", "exp_avg_sq", "step"}
+OTHER = "; the checkpoint is of another model, from whose weights init_from can start a run"
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -43,14 +44,19 @@ def unpack_optimizer(
         name, _, key = full.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or parameter not in groups or key not in _ADAM:
-            raise UserError(f"optimizer state '{full}' belongs to no trained parameter")
+            raise UserError(
+                f"resume: optimizer state '{full}' belongs to no trained parameter{OTHER}"
+            )
         shape = torch.Size() if key == "step" else parameter.shape
         if value.shape != shape:
-            raise UserError(f"optimizer state '{full}' has shape {[*value.shape]}, not {[*shape]}")
+            raise UserError(
+                f"resume: optimizer state '{full}' has shape {[*value.shape]}, not {[*shape]}"
+                f"{OTHER}"
+            )
         packed.setdefault(name, {})[key] = value
     for name, entries in packed.items():
         if missing := _ADAM - entries.keys():
-            raise UserError(f"optimizer state '{name}/{min(missing)}' is missing")
+            raise UserError(f"resume: optimizer state '{name}/{min(missing)}' is missing{OTHER}")
     optimizer.state.clear()
     for name, entries in packed.items():
         parameter = parameters[name]

@@ -179,7 +179,7 @@ class HubFolder:
         except OSError as error:
             raise UserError(f"{self.key}: cannot read {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.key}: {path} is no JSON: {error}") from error
+            raise UserError(f"{self.key}: {path} is no JSON: {error}; fetch it again") from error
         if not isinstance(content, dict):
             raise UserError(f"{self.key}: {path} is no JSON object")
         return content

@@ -258,7 +258,7 @@ def load_modality(name: str) -> Modality:
         raise unknown from error
     declared = getattr(found, "MODALITY", None)
     if not isinstance(declared, Modality):
-        raise UserError(f"modality: {module} declares no MODALITY")
+        raise UserError(f"modality: {module} declares no MODALITY; see modalities/base.py")
     return declared
 
 

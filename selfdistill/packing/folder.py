@@ -97,7 +97,10 @@ def locked(job: Job) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--out: another process is packing into {job.folder}") from error
+            raise UserError(
+                f"--out: another process is packing into {job.folder}; wait for "
+                "it, or give another folder"
+            ) from error
         except OSError:
             pass  # a file system without locks
         for folder in (job.folder, job.state):

@@ -92,7 +92,7 @@ def read_label_file(path: Path) -> dict[str, str]:
                 f"--labels: '{path}' gives '{key}' two classes, '{found[key]}' and '{label}'"
             )
     if not found:
-        raise UserError(f"--labels: '{path}' holds no label")
+        raise UserError(f"--labels: '{path}' holds no label; give a key and a class in each line")
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.health.verdict import Verdict
+from selfdistill.outputs import check_output
 from selfdistill.redaction import redacted
 from selfdistill.reports import facts, scores
 from selfdistill.reports.assess import Group, assess, groups
@@ -55,10 +56,7 @@ def report(paths: Sequence[Path], out: Path) -> dict[str, Verdict]:
     Raises:
         UserError: a folder is no run, or a file in it is damaged.
     """
-    if out.suffix not in (".html", ".htm"):
-        raise UserError(f"--out: '{out}' must end in .html")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.parent}'; make it first")
+    check_output(out, "--out", (".html",))
     records = _named([read_record(path) for path in paths])
     found = {name: groups(record) for name, record in records.items()}
     verdicts = {name: assess(record, found[name]) for name, record in records.items()}

@@ -110,7 +110,7 @@ def test_the_table_and_the_trace(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--profile=trace.txt"], "--profile: trace.txt must end in .json or .json.gz"),
+        (["--profile=trace.txt"], "--profile: 'trace.txt' must end in .json or .json.gz"),
         (["--steps=-1"], "--steps: -1 must be 1 or more"),
         (["--sweep=batch", "train.accumulate=2"], "train.accumulate: 2, but --sweep batch"),
         (["--sweep=batch", "--profile=a.json"], "--sweep: keeps no trace"),

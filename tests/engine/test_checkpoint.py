@@ -9,41 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from checkpoint_cases import FILES, assert_equal, example
 
 from selfdistill import tensor_files
 from selfdistill.engine import checkpoint as checkpoint_module
 from selfdistill.engine import checkpoint_files
 from selfdistill.engine.checkpoint import (
-    Checkpoint,
     Checkpointer,
     find_checkpoint,
 )
+from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.errors import SelfdistillError, UserError
-
-FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 
 
 class Killed(BaseException):
     """Stands in for the end of the process: nothing may catch it."""
-
-
-def example(step: int, size: int = 4) -> Checkpoint:
-    return Checkpoint(
-        step,
-        model={"weight": torch.arange(size).float() + step, "index": torch.tensor([step, 2])},
-        optimizer={"weight/step": torch.tensor(float(step))},
-        state={"seed": 3, "loss": [1.5, None], "step": step},
-    )
-
-
-def assert_equal(found: Checkpoint, wanted: Checkpoint) -> None:
-    assert (found.step, found.state) == (wanted.step, wanted.state)
-    for ours, theirs in ((found.model, wanted.model), (found.optimizer, wanted.optimizer)):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert ours[name].dtype == theirs[name].dtype
-            assert torch.equal(ours[name], theirs[name])
 
 
 @pytest.fixture
@@ -61,7 +41,7 @@ def test_saving_a_step_twice_changes_nothing(saver: Checkpointer) -> None:
 def test_saving_over_a_damaged_step_replaces_it(saver: Checkpointer) -> None:
     path = saver.save(example(1))
     (path / "state.json").write_text("{}")
-    assert_equal(saver.load(saver.save(example(1))), example(1))
+    assert_equal(read_checkpoint(saver.save(example(1))), example(1))
 
 
 def test_old_ones_are_removed(saver: Checkpointer) -> None:
@@ -174,7 +154,7 @@ def test_killed_at_every_boundary(
         assert newest is not None
         step = int(newest.name[5:])
         seen.add(step)
-        assert_equal(saver.load(newest), example(step))
+        assert_equal(read_checkpoint(newest), example(step))
         for partial in saver.folder.glob(".writing-*"):
             assert f"{partial} is an unfinished checkpoint" in caplog.text
         saver.save(example(4))
@@ -219,7 +199,7 @@ def test_damage_is_named_and_the_previous_one_taken(
         assert str(path) in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
     with pytest.raises(UserError, match="step-00000002"):
-        saver.load(path.parent)
+        read_checkpoint(path.parent)
 
 
 def test_all_damaged_is_an_error_and_none_is_not(saver: Checkpointer) -> None:
@@ -269,7 +249,7 @@ def test_a_write_that_fails_leaves_the_previous_one(
     needed = int(message.split("it needs ")[1].split()[0])
     assert 4000 < needed < 5000
     assert list(saver.folder.iterdir()) == [previous]
-    assert_equal(saver.load(previous), example(1))
+    assert_equal(read_checkpoint(previous), example(1))
     assert saver.save(example(2)).name == "step-00000002"
 
 
@@ -295,7 +275,7 @@ def test_a_full_disk(small_disk: Path) -> None:
         saver.save(example(2, size=50_000))
     assert "it needs 2000" in str(error.value)
     assert list(saver.folder.iterdir()) == [previous]
-    assert_equal(saver.load(previous), example(1))
+    assert_equal(read_checkpoint(previous), example(1))
 
 
 def test_an_old_one_that_cannot_go_is_only_a_warning(

@@ -18,7 +18,7 @@ from torch import nn
 
 from selfdistill.engine import checkpoint as checkpoint_module
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import Checkpoint, write_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint, write_checkpoint
 from selfdistill.engine.optimizer_state import pack_optimizer
 from selfdistill.engine.saving import Saver
 from selfdistill.errors import SelfdistillError
@@ -120,7 +120,7 @@ def test_one_at_a_time(training: Training, gate: Callable[[], None]) -> None:
         "step-00000001",
         "step-00000002",
     ]
-    loaded = training.checkpointer.load(training.checkpointer.complete()[0])
+    loaded = read_checkpoint(training.checkpointer.complete()[0])
     assert loaded.state == {"seen": 1}
     assert float(loaded.optimizer["weight/step"]) == 1
 

@@ -24,6 +24,11 @@ class AudioEncoderConfig(EncoderConfig):
     alibi_per_head: bool = True
     alibi_per_layer: bool = False
 
+    @property
+    def position_kernel(self) -> int:
+        """Width of each of the ``position_depth`` convolutions."""
+        return max(3, self.position_width // self.position_depth)
+
 
 @dataclass(frozen=True)
 class AudioMaskConfig(MaskConfig):

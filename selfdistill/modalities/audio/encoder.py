@@ -91,9 +91,9 @@ class AudioEncoder(FeatureEncoder):
         self.input_dropout = nn.Dropout(encoder.input_dropout)
         if config.strategy == "dense":
             self.mask_token = nn.Parameter(torch.rand(width))
-        kernel = max(3, encoder.position_width // encoder.position_depth)
         widths = [width] * (encoder.position_depth + 1)
-        self.positions = ConvStack(widths, kernel, encoder.position_groups, residual=False)
+        kernel, groups = encoder.position_kernel, encoder.position_groups
+        self.positions = ConvStack(widths, kernel, groups, residual=False)
         self.norm = nn.LayerNorm(width, eps=config.model.norm_eps)
         self.dropout = nn.Dropout(config.model.dropout)
         depth = encoder.prenet_depth + config.model.depth

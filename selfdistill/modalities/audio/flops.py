@@ -18,7 +18,7 @@ def flops(config: RunConfig, counts: Counts) -> EncoderFlops:
         length = (length - kernel) // stride + 1
         convs += convolution(samples * length, kernel, inner, outer, first=number == 0)
     embed = convs + linear(samples * length, channels[-1], width)
-    kernel = max(3, encoder.position_width // encoder.position_depth)
     widths = [width] * (encoder.position_depth + 1)
-    positions = conv_stack(1, counts.tokens, widths, kernel, encoder.position_groups)
+    kernel, groups = encoder.position_kernel, encoder.position_groups
+    positions = conv_stack(1, counts.tokens, widths, kernel, groups)
     return EncoderFlops(embed, positions * counts.rows, positions * samples, convs)

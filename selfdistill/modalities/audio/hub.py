@@ -62,7 +62,7 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
         # not a kernel's width: the number of convolutions
         "num_conv_pos_embeddings": encoder.position_depth,
         "num_conv_pos_embedding_groups": encoder.position_groups,
-        "conv_pos_kernel_size": max(3, encoder.position_width // encoder.position_depth),
+        "conv_pos_kernel_size": encoder.position_kernel,
         # of fine-tuning, not of pretraining; 0 would leave masked_spec_embed out
         "mask_time_prob": 0.05,
         "mask_time_length": config.mask.mask_length,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill.modalities.base import OriginalFormat
+from selfdistill.modalities.block_names import BLOCK
 from selfdistill.renaming import weight_and_bias
 
-BLOCK, THEIRS = "trunk.blocks.{}", "blocks.{}"
+THEIRS = "blocks.{}"
 
 NAMES = [
     ("encoder.class_token", "cls_token"),

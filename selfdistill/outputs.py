@@ -1,0 +1,26 @@
+"""Files that a command is asked to write, refused before any work is done where they cannot be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfdistill.errors import UserError
+
+
+def check_output(path: Path, option: str, endings: Sequence[str] = ()) -> None:
+    """
+    Args:
+        path: of the file.
+        option: by which the user named it.
+        endings: that its name may have; empty: any.
+
+    Raises:
+        UserError: its name ends otherwise, it is a folder, or there is no folder for it.
+    """
+    if endings and not path.name.lower().endswith(tuple(endings)):
+        *others, last = endings
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise UserError(f"{option}: '{path}' must end in {known}")
+    if path.is_dir():
+        raise UserError(f"{option}: '{path}' is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: there is no folder '{path.parent}'; make it first")

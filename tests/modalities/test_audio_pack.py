@@ -295,3 +295,12 @@ def test_a_recording_may_be_shorter_than_it_was(tmp_path: Path) -> None:
     job = Job(tmp_path, audio_pack.AudioOptions(min_seconds=0.1))
     ((number, *_, start, stop, _, length),) = audio_pack._clips(job.options, source)
     assert (number, start, stop, length) == (-1, RATE // 2, RATE, 0.5)
+
+
+def test_pieces_have_the_class_of_their_recording_s_folder(tmp_path: Path) -> None:
+    write_sound(tmp_path / "in/bark/a.wav", noise(1.5))
+    write_sound(tmp_path / "in/song/b.wav", noise(9.0))
+    packed("audio", tmp_path / "in", tmp_path / "out", max_seconds=4.0, labels="folder")
+    found = {key: int(members["cls"]) for key, members in samples(tmp_path / "out").items()}
+    assert found == {"bark/a": 0, **{f"song/b@0000{i}": 1 for i in range(3)}}
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["bark", "song"]

@@ -19,6 +19,7 @@ from scipy.signal import resample_poly
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
 from selfdistill.modalities.audio.manifests import MANIFESTS
+from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
     MAX_BYTES,
     PIECE,
@@ -57,6 +58,7 @@ class AudioOptions:
     rate: int = option(
         0, "resample to this many Hz, mix down to one channel and write FLAC (default: keep)"
     )
+    labels: str = labels_option()
 
 
 def check(options: AudioOptions) -> None:
@@ -130,7 +132,8 @@ def read(job: Job, piece: Piece) -> Sample:
         rate = file.samplerate
         if not piece.stop:
             data = _checked(source, file)
-            return _sample(source, _extension(source), data, 0.0, file.frames / rate, rate)
+            seconds = file.frames / rate
+            return _sample(job, piece, {_extension(source): data}, 0.0, seconds, rate)
         ends = _range(source, file)
         first, last = (
             at if at in ends else _quiet_place(file, at, options.max_seconds)
@@ -145,19 +148,21 @@ def read(job: Job, piece: Piece) -> Sample:
         soundfile.write(out, values, options.rate or rate, format="FLAC", subtype="PCM_16")
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise BadSample("cannot be written as FLAC", str(error)) from error
-    return _sample(source, "flac", out.getvalue(), first / rate, seconds, options.rate or rate)
+    members = {"flac": out.getvalue()}
+    return _sample(job, piece, members, first / rate, seconds, options.rate or rate)
 
 
 def _sample(
-    source: Input, extension: str, data: bytes, start: float, seconds: float, rate: int
+    job: Job, piece: Piece, members: dict[str, bytes], start: float, seconds: float, rate: int
 ) -> Sample:
     about = {
-        "path": source.name.encode("utf-8", "backslashreplace").decode(),
+        "path": piece.input.name.encode("utf-8", "backslashreplace").decode(),
         "start": round(start, 4),
         "seconds": round(seconds, 4),
         "sampling_rate": rate,
     }
-    return Sample({extension: data, "json": json.dumps(about).encode()}, seconds)
+    more = {"json": json.dumps(about).encode(), **class_member(job, piece)}
+    return Sample(members | more, seconds)
 
 
 @contextmanager
@@ -234,4 +239,5 @@ PACKING = Packing(
     survey=survey,
     manifests=MANIFESTS,
     check=check,
+    prepare=write_classes,
 )

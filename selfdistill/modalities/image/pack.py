@@ -1,9 +1,7 @@
 """Pictures into samples: copied as they are, or made smaller."""
 
 import io
-import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.image.config import ImageInputConfig
 from selfdistill.modalities.image.data import FORMATS, pixel_limit, upright_rgb
+from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
     MAX_BYTES,
     PIECE,
@@ -23,11 +22,7 @@ from selfdistill.packing.declaration import (
     Survey,
     option,
 )
-from selfdistill.packing.folder import put_beside
-from selfdistill.packing.inputs import Inputs
 
-CLASSES = "classes.json"
-FROM_FOLDERS = "folder"
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _QUALITY = 95
 
@@ -39,63 +34,13 @@ class ImageOptions:
     max_side: int = option(
         0, "write larger pictures as JPEG of at most this many pixels a side (default: keep)"
     )
-    labels: str = option(
-        "",
-        "folder: the first folder below a SOURCE is the class, numbered in the order of the names, "
-        f"which {CLASSES} lists; or such a file, whose numbers are taken (default: no labels)",
-    )
+    labels: str = labels_option()
 
 
 def check(options: ImageOptions) -> None:
     """Refuse sides that no picture has."""
     if options.max_side < 0 or options.max_side == 1:
         raise UserError(f"--max-side: {options.max_side} must be 2 or more")
-
-
-def prepare(job: Job, inputs: Inputs) -> None:
-    """Write the list of classes.
-
-    Raises:
-        UserError: a picture lies in no folder, or in one that the given list has not.
-    """
-    labels = job.options.labels
-    if not labels:
-        return
-    found: set[str] = set()
-    for i in range(len(inputs)):
-        name, slash, _ = inputs[i].name.partition("/")
-        if not slash:
-            raise UserError(
-                f"--labels: '{inputs[i].path}' lies in no folder of a class; name the folder above "
-                "the classes"
-            )
-        found.add(name)
-    classes = sorted(found) if labels == FROM_FOLDERS else _given(Path(labels))
-    unknown = sorted(found - set(classes))
-    if unknown:
-        raise UserError(
-            f"--labels: {labels} has no class '{unknown[0]}' ({len(unknown)} such folders)"
-        )
-    content = json.dumps(classes, indent=0, ensure_ascii=False) + "\n"
-    put_beside(job, CLASSES, content.encode("utf-8", "backslashreplace"))
-
-
-def _given(path: Path) -> list[str]:
-    try:
-        classes = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--labels: cannot read '{path}' ({error}); write '{FROM_FOLDERS}', or name a "
-            f"{CLASSES} that packing wrote"
-        ) from error
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"--labels: '{path}' is no list of names")
-    return classes
-
-
-@cache
-def _numbers(path: Path) -> dict[str, int]:
-    return {name: number for number, name in enumerate(json.loads(path.read_text("utf-8")))}
 
 
 def survey(job: Job, lot: Lot) -> Survey:
@@ -127,11 +72,7 @@ def read(job: Job, piece: Piece) -> Sample:
         raise BadSample("cannot be read", str(error.strerror)) from error
     data, kind, side = _checked(data, job.options.max_side)
     suffix = Path(piece.input.name).suffix.lower().removeprefix(".").replace("jpeg", "jpg")
-    members = {_EXTENSIONS.get(kind, suffix): data}
-    if job.options.labels:
-        name = piece.input.name.partition("/")[0].encode("utf-8", "backslashreplace").decode()
-        members["cls"] = str(_numbers(job.beside / CLASSES)[name]).encode()
-    return Sample(members, side)
+    return Sample({_EXTENSIONS.get(kind, suffix): data, **class_member(job, piece)}, side)
 
 
 def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
@@ -176,5 +117,5 @@ PACKING = Packing(
     read=read,
     survey=survey,
     check=check,
-    prepare=prepare,
+    prepare=write_classes,
 )

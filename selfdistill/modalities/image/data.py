@@ -16,6 +16,7 @@ from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
 from selfdistill.masking import block_masks, clone_keys, painted_squares
+from selfdistill.modalities.image.augment import Augmentation, unit_range
 from selfdistill.types import Batch, Masks
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -75,17 +76,7 @@ class ImagePipeline(InputPipeline):
         self.config = image
         self.mask = config.mask
         self.grid = tuple(side // config.encoder.patch_size for side in image.size)
-        self.train_transform = create_transform(
-            input_size=(3, *image.size),
-            is_training=True,
-            scale=tuple(image.crop_scale),
-            ratio=tuple(image.crop_ratio),
-            hflip=image.flip,
-            color_jitter=image.color_jitter,
-            auto_augment=None,
-            interpolation="bicubic",
-            normalize=False,
-        )
+        self.train_transform = Augmentation(image)
         self.plain_transform = create_transform(
             input_size=(3, *image.size),
             is_training=False,
@@ -118,12 +109,11 @@ class ImagePipeline(InputPipeline):
             return self._normalise(self.train_transform(raw))
 
     def plain(self, raw: Image.Image) -> np.ndarray:
-        return self._normalise(self.plain_transform(raw))
+        return self._normalise(unit_range(self.plain_transform(raw)))
 
-    def _normalise(self, pixels: Tensor) -> np.ndarray:
-        """uint8 [3, height, width] to an example, as timm would, but in place."""
-        values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-        return values.div_(255).sub_(self.mean).div_(self.std).numpy()
+    def _normalise(self, values: Tensor) -> np.ndarray:
+        """float32 [3, height, width] from 0 to 1 to an example, as timm would, but in place."""
+        return values.sub_(self.mean).div_(self.std).numpy()
 
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()

@@ -1,0 +1,58 @@
+"""Random crop, flip and colour jitter of training."""
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+from selfdistill.modalities.image.config import ImageInputConfig
+
+BAND_PIXELS = 1 << 18
+"""Pillow hands pixels out as bytes, twice as many as they are for a moment: so many at once."""
+
+
+class Augmentation:
+    """timm's transforms of an image for training, from the same draws of the global generators.
+
+    Theirs resize by Pillow. The same filter on a tensor takes a seventh of the time. It differs by
+    a step of 8 bits here and there; where neighbours are black and white by up to thirty, because
+    what overshoots is clipped after the columns, not after the rows. Neither is closer to the exact
+    sum. Jitter is not rounded to 8 bits in between.
+    """
+
+    def __init__(self, config: ImageInputConfig) -> None:
+        self.config = config
+        self.jitter = v2.ColorJitter(*3 * [config.color_jitter])
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """float32 [3, height, width] from 0 to 1 of an RGB image."""
+        config = self.config
+        top, left, height, width = RandomResizedCropAndInterpolation.get_params(
+            image, config.crop_scale, config.crop_ratio
+        )
+        crop = cropped(image, top, left, height, width)
+        pixels = functional.resize(crop, config.size, InterpolationMode.BICUBIC, antialias=True)
+        if config.flip and torch.rand(1) < config.flip:
+            pixels = pixels.flip(-1)
+        values = unit_range(pixels)
+        return self.jitter(values) if config.color_jitter else values
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """uint8 [3, height, width] to float32 from 0 to 1."""
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def cropped(image: Image.Image, top: int, left: int, height: int, width: int) -> Tensor:
+    """uint8 [3, height, width] of an RGB image; a view of [height, width, 3], as it is resized
+    fastest."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(BAND_PIXELS // width, 1)
+    for first in range(0, height, rows):
+        band = pixels[first : first + rows]
+        begin = top + first
+        band[:] = np.asarray(image.crop((left, begin, left + width, begin + len(band))))
+    return torch.from_numpy(pixels).permute(2, 0, 1)

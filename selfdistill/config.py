@@ -199,9 +199,10 @@ class DataConfig:
     """Share of ``train.batch_size`` that a modality has in a run over several, in proportion to the
     others'."""
     batch_length: float = 0.0
-    """Seconds of audio per step over all processes: clips of like length then come together, as
-    many as make up this length, and ``train.batch_size`` says nothing. 0: ``train.batch_size``
-    clips of any length. Audio only."""
+    """Length per step over all processes, of audio in seconds: samples of like length then come
+    together, as many as make up this length, and ``train.batch_size`` says nothing. 0:
+    ``train.batch_size`` samples of any length. Only of modalities whose samples have a length
+    (audio)."""
     workers: int = 2
     cache_dir: str = ""
     """Where shards from elsewhere are kept; empty: ~/.cache/selfdistill/shards."""

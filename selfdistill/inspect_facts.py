@@ -141,7 +141,8 @@ def _lengths(subject: Subject, known: Tally, looked: Looked) -> list[Row]:
         return []
     if unit == "seconds":
         unit, total = "hours", total / 3600
-    return [("total length", f"{about}{total:,.3g} {unit}")]
+    number = f"{total:,.0f}" if total >= 1000 else f"{total:.3g}"
+    return [("total length", f"{about}{number} {unit}")]
 
 
 def _training(subject: Subject, config: RunConfig, looked: Looked, seed: int) -> list[Row]:

@@ -132,9 +132,10 @@ class Batch:
     """What the loader hands to the model.
 
     Attributes:
-        inputs: audio float32 [B, L]; image float32 [B, 3, height, width]; text int64 [B, T].
-        lengths: int64 [B], valid length of each row at the resolution of ``inputs``; None when
-            rows have no padding by nature (images).
+        inputs: [B, ...] as the modality's feature encoder takes them, such as audio float32 [B, L],
+            images float32 [B, 3, height, width], text int64 [B, T].
+        lengths: int64 [B], how many of each row along the second axis of ``inputs`` are valid; None
+            where none is padded.
         masks: at token resolution; None when features are only read out.
         teacher_inputs: what the teacher sees where that differs from ``inputs``; None: the same.
         keys: the samples' names in their shards.

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from modality_cases import MODALITY_CASES
 from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
@@ -15,37 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 MODEL = {"width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2.0}
-TINY: dict[str, dict[str, Any]] = {
-    "audio": {
-        "encoder": {
-            "conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2]],
-            "position_width": 10,
-            "position_depth": 2,
-            "position_groups": 4,
-        },
-        "mask": {"mask_length": 3},
-        "objective": {"layer_norms": ["instance"]},
-    },
-    "image": {
-        "encoder": {"patch_size": 8},
-        "mask": {"num_patches": 4, "min_block": 1},
-        "input": {"size": [24, 32]},
-        "model": {
-            "norm_order": "pre",
-            "key_bias": False,
-            "layer_scale": 0.1,
-            "initializer": "beit",
-        },
-        "objective": {"target_from": "block", "layer_norms": ["layer"], "target_norms": ["layer"]},
-        "teacher": {"scope": "all"},
-    },
-    "text": {
-        "encoder": {"vocab_size": 64},
-        "input": {"max_tokens": 24},
-        "objective": {"layer_norms": ["layer"], "loss_beta": 4.0, "head_layers": 2},
-        "teacher": {"scope": "all"},
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +31,8 @@ def tiny_config() -> Callable[..., RunConfig]:
     def make(modality: str, **changes: Any) -> RunConfig:
         given: dict[str, Any] = {"modality": modality, "run_dir": "unused", "model": MODEL}
         given |= {"objective": {}}
-        for source in (TINY.get(modality, {}), changes):
+        case = MODALITY_CASES.get(modality)
+        for source in (case.tiny if case else {}, changes):
             for key, value in source.items():
                 is_section = isinstance(value, dict)
                 given[key] = {**given.get(key, {}), **value} if is_section else value

@@ -4,37 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from modality_cases import MODALITY_CASES, Sections
 from torch import nn
 
 from selfdistill.config import RunConfig
 from selfdistill.types import Batch, Masks
 
 Make = Callable[..., RunConfig]
-LENGTHS = {"audio": [205, 150, 92], "text": [11, 7, 4]}
-TOKENS = {"audio": [9, 7, 4], "image": [16, 16, 16], "text": [11, 7, 4]}
-PADDED = ("audio", "text")
+PADDED = tuple(name for name, case in MODALITY_CASES.items() if case.lengths)
 
-SQUARE = {"size": [32, 32]}
-CASES: dict[str, dict[str, Any]] = {
-    "audio": {},
-    "audio, alibi": {"encoder": {"alibi": True}},
-    "audio, alibi of one scale": {"encoder": {"alibi": True, "alibi_per_head": False}},
-    "audio, alibi per layer": {"encoder": {"alibi": True, "alibi_per_layer": True}},
-    "audio, even kernels": {"encoder": {"position_width": 8}},
-    "image, relative": {},
-    "image, relative without a class token": {"encoder": {"num_extra_tokens": 0}},
-    "image, block_relative": {"encoder": {"positions": "block_relative"}},
-    "image, learned": {"encoder": {"positions": "learned", "context_norm": True}},
-    "image, learned with two class tokens": {
-        "encoder": {"positions": "learned", "num_extra_tokens": 2}
-    },
-    "image, sincos": {"encoder": {"positions": "sincos", "context_norm": True}},
-    "image, sincos and post-norm": {
-        "encoder": {"positions": "sincos"},
-        "model": {"norm_order": "post", "layer_scale": 0.0, "key_bias": True},
-    },
-    "text": {},
-    "text, two norms": {"encoder": {"context_norm": True}},
+CASES: dict[str, Sections] = {
+    f"{name}, {kind}" if kind else name: sections
+    for name, case in MODALITY_CASES.items()
+    for kind, sections in case.encoders.items()
 }
 """By modality and kind."""
 
@@ -43,13 +25,17 @@ def modality_of(case: str) -> str:
     return case.split(",")[0]
 
 
+PLAIN = {modality_of(case): case for case in reversed(CASES)}
+"""Modality to the first of its cases."""
+
+
 def config_of(case: str, tiny_config: Make, **changes: Any) -> RunConfig:
-    """The config of a case; images are square.
+    """The config of a case.
 
     Args:
         changes: sections, or values of keys beside them, that come on top.
     """
-    given: dict[str, Any] = {"input": SQUARE} if modality_of(case) == "image" else {}
+    given: dict[str, Any] = {}
     for source in (CASES[case], changes):
         for key, value in source.items():
             is_section = isinstance(value, dict)
@@ -79,21 +65,13 @@ def masks_of(tokens: list[int], num_masks: int = 1, seed: int = 0) -> Masks:
 
 
 def batch_of(modality: str, num_masks: int = 1, padded: bool = True, seed: int = 0) -> Batch:
-    """Three samples; of sound and text of three lengths if ``padded``."""
-    padded = padded and modality in PADDED
-    tokens = TOKENS[modality] if padded else [TOKENS[modality][0]] * 3
-    generator = torch.Generator().manual_seed(seed + 1)
-    if modality == "image":
-        inputs = torch.randn(3, 3, 32, 32, generator=generator)
-    elif modality == "audio":
-        inputs = torch.randn(3, LENGTHS["audio"][0], generator=generator)
-    else:
-        inputs = torch.randint(5, 64, (3, LENGTHS["text"][0]), generator=generator)
-    lengths = None
-    if padded:
-        lengths = torch.tensor(LENGTHS[modality])
-        behind = torch.arange(inputs.shape[1]) >= lengths[:, None]
-        inputs[behind] = 0 if modality == "audio" else 1
+    """Three samples, of three lengths if ``padded`` and where there are lengths."""
+    case, lengths = MODALITY_CASES[modality], None
+    inputs = case.inputs(torch.Generator().manual_seed(seed + 1))
+    tokens = [max(case.tokens)] * 3
+    if padded and case.lengths is not None:
+        tokens, lengths = case.tokens, torch.tensor(case.lengths)
+        inputs[torch.arange(inputs.shape[1]) >= lengths[:, None]] = case.padding
     return Batch(inputs, lengths, masks_of(tokens, num_masks, seed))
 
 
@@ -102,7 +80,7 @@ def row_of(batch: Batch, modality: str, row: int) -> Batch:
     assert batch.masks is not None
     inputs, tokens = batch.inputs[row : row + 1], batch.masks.masked.shape[1]
     if batch.lengths is not None:
-        inputs, tokens = inputs[:, : LENGTHS[modality][row]], TOKENS[modality][row]
+        inputs, tokens = inputs[:, : batch.lengths[row]], MODALITY_CASES[modality].tokens[row]
     num_masks = len(batch.masks.masked) // len(batch.inputs)
     masked = batch.masks.masked[row * num_masks : (row + 1) * num_masks, :tokens]
     return Batch(inputs, masks=Masks.from_bool(masked))
@@ -120,5 +98,6 @@ def mask_of(batch: Batch, modality: str, number: int) -> Batch:
     masked = batch.masks.masked[number :: len(batch.masks.masked) // len(batch.inputs)]
     valid = None
     if batch.lengths is not None:
-        valid = torch.arange(masked.shape[1]) < torch.tensor(TOKENS[modality])[:, None]
+        tokens = torch.tensor(MODALITY_CASES[modality].tokens)
+        valid = torch.arange(masked.shape[1]) < tokens[:, None]
     return Batch(batch.inputs, batch.lengths, Masks.from_bool(masked, valid))

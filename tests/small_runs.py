@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from launching import ENVIRONMENT, checkpoint, fresh_accelerate
+from modality_cases import MODALITIES
 from safetensors.torch import load_file
-from tiny import JOINT, MODALITIES, write_config, write_joint_config, write_shards
+from tiny import JOINT, write_config, write_joint_config, write_shards
 from torch import Tensor
 
 from selfdistill.cli import main
@@ -18,7 +19,6 @@ from selfdistill.objective.data2vec import Data2Vec
 
 __all__ = [
     "JOINT",
-    "MODALITIES",
     "STEPS",
     "SmallRuns",
     "below",

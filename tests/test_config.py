@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from modality_cases import MODALITIES
 
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
@@ -70,7 +71,7 @@ def test_what_is_no_override_is_refused(override: str, load: Make) -> None:
     refused(load, TEXT, override)
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text"])
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_a_dumped_config_reads_back_equal(modality: str, load: Make, tiny_config: Make) -> None:
     for config in (
         tiny_config(modality),

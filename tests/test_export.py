@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from modality_cases import MODALITIES
 from safetensors.torch import load_file
-from small_runs import MODALITIES, STEPS, SmallRuns, checkpoint, saved
+from small_runs import STEPS, SmallRuns, checkpoint, saved
 
 from selfdistill.cli import main
 from selfdistill.errors import SelfdistillError

@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import (
-    JOINT,
-    MODALITIES,
-    STEPS,
-    SmallRuns,
-    below,
-    checkpoint,
-    fresh,
-    same,
-    saved,
-)
+from modality_cases import MODALITIES
+from small_runs import JOINT, STEPS, SmallRuns, below, checkpoint, fresh, same, saved
 from tiny import DECODER, write_shard
 
 from selfdistill import pretrained

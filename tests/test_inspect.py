@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from modality_cases import MODALITIES
+from modality_cases.audio import RATE
+from modality_cases.audio import sample as audio
+from modality_cases.image import sample as image
 from PIL import Image
-from small_runs import JOINT, MODALITIES, SmallRuns
+from small_runs import JOINT, SmallRuns
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import RATE, audio, image, write_config, write_shard
+from tiny import write_config, write_shard
 
 from selfdistill import inspect_data as module
 from selfdistill import inspect_look

@@ -109,7 +109,7 @@ def test_there_are_no_cycles() -> None:
 def test_nobody_names_a_modality() -> None:
     parts = [name.split(".") for name in FILES if name.startswith("modalities.")]
     folders = {path[1] for path in parts if len(path) == 3}
-    assert folders == {"audio", "image", "text"}
+    assert folders >= {"audio", "image", "text"}
     for name in FILES:
         for folder in folders:
             own = f"modalities.{folder}."

@@ -294,7 +294,7 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["video", "x", "--out", "y"], "there is no 'video'; choose one of audio, image, text"),
+        (["video", "x", "--out", "y"], "there is no 'video'; choose one of audio, image, "),
         (["image", "none", "--out", "y"], "SOURCE: there is no 'none'; check the path"),
         (["image", "--out", "y"], "the following arguments are required: SOURCE"),
         (["image", ".", "--out", "y", "--seed=-1"], "-1 must not be negative"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from modality_cases import MODALITIES
 from safetensors.torch import load_file, save_file
-from small_runs import JOINT, MODALITIES, STEPS, SmallRuns, below, checkpoint, same, saved
+from small_runs import JOINT, STEPS, SmallRuns, below, checkpoint, same, saved
 from torch import Tensor
 
 from selfdistill import pretrained

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import JOINT, MODALITIES, SmallRuns, checkpoint
-from tiny import Sample, audio, samples, write_shard
+from modality_cases import MODALITIES, Sample
+from modality_cases.audio import sample as audio
+from small_runs import JOINT, SmallRuns, checkpoint
+from tiny import samples, write_shard
 from torch import Tensor
 
 from selfdistill.cli import main

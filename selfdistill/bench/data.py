@@ -231,7 +231,7 @@ def _loader(sources: Mapping[str, Source], config: RunConfig, seconds: float) ->
             retries += loaded.retries
             samples += len(batch.inputs)
             if batch.lengths is not None:
-                size = batch.inputs.numel()
+                size = len(batch.inputs) * batch.inputs.shape[1]
                 values[name] += size
                 padding[name] += size - int(batch.lengths.sum())
         spent = time.perf_counter() - began

@@ -13,7 +13,9 @@ from selfdistill.types import Batch
 class InputPipeline(ABC):
     """Bytes of a sample to a batch of tensors with masks; runs in the loader's workers.
 
-    ``decode`` and ``augment`` raise ``BadSample`` for what cannot be used.
+    ``decode`` and ``augment`` raise ``BadSample`` for what cannot be used; that is also what has
+    fewer than two tokens, one to see and one to predict. A sample that is too short or too long
+    says so as "0.2 seconds, at least 0.5 ...", of which the ledger tells the range.
     """
 
     extensions: Sequence[str]
@@ -45,7 +47,7 @@ class InputPipeline(ABC):
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
     ) -> Batch:
-        """Stack, pad, and draw masks.
+        """Stack, pad along the second axis of the batch, and draw masks.
 
         Args:
             examples: what ``augment`` or ``plain`` gave.
@@ -56,4 +58,19 @@ class InputPipeline(ABC):
 
     @abstractmethod
     def baseline(self, example: np.ndarray) -> np.ndarray:
-        """Features of the raw input that the probes compare with, float32 [F]."""
+        """Features of the raw input that the probes compare with, float32 [F]; F is the same for
+        examples of all lengths."""
+
+
+def padded(examples: Sequence[np.ndarray], value: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Examples [L, ...] of several lengths as one array.
+
+    Returns:
+        [B, longest L, ...] with ``value`` behind each, of the examples' type; lengths, int64 [B].
+    """
+    lengths = np.array([len(example) for example in examples], dtype=np.int64)
+    first = examples[0]
+    inputs = np.full((len(examples), lengths.max(), *first.shape[1:]), value, dtype=first.dtype)
+    for row, example in zip(inputs, examples, strict=True):
+        row[: len(example)] = example
+    return inputs, lengths

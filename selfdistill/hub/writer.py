@@ -40,7 +40,7 @@ def config_json(hub: HubFormat, config: RunConfig) -> dict[str, Any]:
 def why_not_exportable(modality: Modality, config: RunConfig) -> str:
     """What keeps transformers from holding a run's encoder; nothing if it can."""
     if modality.hub is None:
-        return f"it has no data2vec class for modality {modality.name}"
+        return f"modality {modality.name} names no class of it (MODALITY has no hub format)"
     try:
         modality.hub.config(config)
     except UserError as error:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class FeatureEncoder(nn.Module, ABC):
     """Raw input to a sequence of vectors, in steps that training takes one by one.
 
+    Parameters named ``*mask_token``, ``*class_token`` and ``*position*`` are spared weight decay
+    (``optim.no_decay``).
+
     ``embed`` makes local features (the part that a teacher may share with the student), ``locate``
     adds positions, ``enter`` what else the blocks expect. In between the student's tokens are
     hidden: by ``fill``, which puts the mask vector where it must not look, before ``locate``; or by
@@ -53,7 +56,11 @@ class FeatureEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def mask_vector(self) -> Tensor:
-        """What ``fill`` puts at masked places; broadcasts to [D]."""
+        """What ``fill`` puts at masked places; broadcasts to [D].
+
+        With strategy visible nothing is filled: then it must not be a parameter, for one without a
+        gradient keeps several processes waiting for it.
+        """
 
     @abstractmethod
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
@@ -169,7 +176,8 @@ class Modality:
 
     Attributes:
         name: the folder's name and the value of the config's ``modality`` key.
-        encoder_config, mask_config, input_config: dataclasses of the config's sections.
+        encoder_config, mask_config, input_config: dataclasses of the config's sections. Every field
+            has a default, and all defaults together pass ``check``: shards are inspected with them.
         build_encoder: run config to the feature encoder; it must work on the meta device.
         build_pipeline: run config to the input pipeline.
         originals: layouts of the original authors' checkpoints, where there are any.
@@ -182,12 +190,13 @@ class Modality:
         prepare: makes what the run needs from its data before the model is built (a tokenizer)
             and returns the config to go on with; called on the main process first.
         length: a sample's members {extension: bytes} to its length in ``length_unit``, without
-            decoding it; ``BadSample`` where it has none that can be told. None: all samples are
-            equally long.
+            decoding it; ``BadSample`` where it has none that can be told. Allows
+            ``data.batch_length``. None: all samples are equally long.
         length_unit: such as seconds.
         packing: how raw data become samples; None: by other means.
         picture: run config to what shows samples to people. The config need not be prepared, and
-            may be one of defaults. It imports what draws when it is called. None: nothing does.
+            may be one of defaults that the samples were not made for: what it reads does not hang
+            on their sizes. It imports what draws when it is called. None: nothing does.
         features: prepared run config and its pipeline to what shows people the features of
             samples; it imports what draws when it is called. None: nothing does.
         flops: prepared run config and what a micro-batch holds to the operations of its feature

@@ -72,11 +72,13 @@ class SamplePicture(ABC):
 
     @abstractmethod
     def decode(self, members: Mapping[str, bytes]) -> Any:
-        """The sample's value; raises ``BadSample``."""
+        """The sample's value; raises ``BadSample``. Where there is a pipeline it makes examples of
+        it, so it is what ``InputPipeline.decode`` gives."""
 
     @abstractmethod
     def measures(self, value: Any) -> dict[str, float]:
-        """What ``decode`` gave, in numbers, by names with their units; the foremost first."""
+        """What ``decode`` gave, in numbers, by names with their units; the foremost first. The
+        length of a modality that has one is named by its ``length_unit``."""
 
     @abstractmethod
     def height(self, shown: Shown, width: float) -> float:

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from launching import ENVIRONMENT
-from small_runs import MODALITIES, SmallRuns
-from tiny import JOINT, RATE, audio, image, write_config, write_shard
+from modality_cases import MODALITIES
+from modality_cases.audio import RATE
+from modality_cases.audio import sample as audio
+from modality_cases.image import sample as image
+from small_runs import SmallRuns
+from tiny import JOINT, write_config, write_shard
 
 from selfdistill.bench import data as bench
 from selfdistill.bench.data import STAGES, bench_data
@@ -191,4 +195,4 @@ def test_on_the_command_line(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == (["audio:", "us", *STAGES, "one", "loader", "a"])
     assert main(["bench", "data", "nowhere.yaml"]) == UserError.exit_code
-    assert "cannot read nowhere.yaml" in capsys.readouterr().err
+    assert "there is no file 'nowhere.yaml'" in capsys.readouterr().err

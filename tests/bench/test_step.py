@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from launching import ENVIRONMENT, fresh_accelerate
+from modality_cases import MODALITIES
 from small_runs import SmallRuns
 from tiny import DECODER, JOINT
 from torch import nn
@@ -38,7 +39,7 @@ def bench(runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> B
     return run
 
 
-@pytest.mark.parametrize("modality", ["audio", "image", "text", JOINT])
+@pytest.mark.parametrize("modality", [*MODALITIES, JOINT])
 def test_figures_of_a_step(
     modality: str, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,7 +47,7 @@ def test_figures_of_a_step(
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["steps"] == 4
-    names = {"audio", "image", "text"} if modality == JOINT else {modality}
+    names = {*MODALITIES} if modality == JOINT else {modality}
     assert found["modalities"].keys() == names
     assert found["batch_size"] == (12 if modality == JOINT else 8)
     seconds = found["step_seconds"]

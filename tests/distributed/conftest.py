@@ -2,7 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import JOINT, MODALITIES, write_config, write_joint_config, write_shards
+from modality_cases import MODALITIES
+from tiny import JOINT, write_config, write_joint_config, write_shards
 
 NO_CHANCE = [
     "model.dropout=0",

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 from launching import rows
-from small_runs import JOINT, MODALITIES, SmallRuns
+from modality_cases import MODALITIES
+from small_runs import JOINT, SmallRuns
 from torch import Tensor
 
 from selfdistill.engine.trainer import Trainer

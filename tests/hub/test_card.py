@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from modality_cases import MODALITIES
 from safetensors.torch import load_file
-from small_runs import MODALITIES, STEPS, SmallRuns, checkpoint, same, saved
+from small_runs import STEPS, SmallRuns, checkpoint, same, saved
 
 from selfdistill.export import export
 from selfdistill.pretrained import load_pretrained

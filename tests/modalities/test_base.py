@@ -176,14 +176,14 @@ def test_its_sections_are_checked(dotted_name: str) -> None:
 
 
 def test_what_comes_with_the_package() -> None:
-    assert modality_names() == ["audio", "image", "text"]
+    assert {*modality_names()} >= {"audio", "image", "text"}
     for name in modality_names():
         assert load_modality(name).name == name
 
 
 @pytest.mark.parametrize("name", ["vide0", "video.mine", "", "../audio", ".audio", "audio/x"])
 def test_an_unknown_modality_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"modality: there is no '.*audio, image, text"):
+    with pytest.raises(UserError, match=f"modality: there is no '.*{', '.join(modality_names())}"):
         load_modality(name)
 
 

@@ -8,6 +8,7 @@ import torch
 from encoder_cases import (
     CASES,
     PADDED,
+    PLAIN,
     batch_of,
     config_of,
     mask_of,
@@ -15,6 +16,7 @@ from encoder_cases import (
     randomised,
     row_of,
 )
+from modality_cases import MODALITIES, MODALITY_CASES
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.backbone import Backbone
@@ -22,11 +24,9 @@ from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.types import Batch, Masks, Tokens
 
 Make = Callable[..., RunConfig]
-MODALITIES = ["audio", "image", "text"]
 STRATEGIES = ["dense", "visible"]
 SILENT = {"mask_noise_std": 0.0, "width": 8, "groups": 4, "layers": 2, "kernel": 3}
 """A decoder without chance."""
-FIRST = {"audio": "audio", "image": "image, relative", "text": "text"}
 
 
 def build(config: RunConfig) -> Data2Vec:
@@ -111,18 +111,18 @@ def test_every_trainable_parameter_gets_a_gradient(
             known = name.endswith("k_bias") or parameter.numel() == 0
             assert parameter.grad.any() or known, name
     has_token = any(name.endswith("mask_token") for name, _ in model.named_parameters())
-    assert has_token == (strategy == "dense" and modality_of(case) != "text")
+    assert has_token == (strategy == "dense" and MODALITY_CASES[modality_of(case)].has_mask_token)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_what_a_step_tells(modality: str, strategy: str, tiny_config: Make) -> None:
-    model = small(FIRST[modality], tiny_config, strategy=strategy)
+    model = small(PLAIN[modality], tiny_config, strategy=strategy)
     batch = batch_of(modality, num_masks=2)
     assert batch.masks is not None
     step = step_of(model, batch)
     count = int(batch.masks.masked.sum())
-    tokens = 2 * {"audio": 9 + 7 + 4, "image": 3 * 16, "text": 11 + 7 + 4}[modality]
+    tokens = 2 * sum(MODALITY_CASES[modality].tokens)
     assert float(step.tokens) == float(step.targets.size) == float(step.predictions.size) == count
     assert float(step.valid) == tokens
     assert step.teacher_norms.shape == (model.parts[modality].model.depth,)
@@ -136,7 +136,7 @@ def test_what_a_step_tells(modality: str, strategy: str, tiny_config: Make) -> N
 def test_the_student_does_not_see_what_is_masked(
     modality: str, strategy: str, tiny_config: Make
 ) -> None:
-    model, batch = small(FIRST[modality], tiny_config, strategy=strategy), batch_of(modality)
+    model, batch = small(PLAIN[modality], tiny_config, strategy=strategy), batch_of(modality)
     assert batch.masks is not None
     student = student_of(model)
     encoder, predictor = student.encoder, model.predictors[modality]
@@ -157,7 +157,7 @@ def test_several_masks_are_as_many_runs_with_one(
     modality: str, strategy: str, tiny_config: Make
 ) -> None:
     """The loss is the mean of theirs, each weighed by its masked tokens."""
-    model = small(FIRST[modality], tiny_config, strategy=strategy)
+    model = small(PLAIN[modality], tiny_config, strategy=strategy)
     batch = batch_of(modality, num_masks=3)
     whole = step_of(model, batch)
     whole.loss.backward()
@@ -229,7 +229,7 @@ def test_its_weight_depends_on_the_batch_in_the_original_only(
 def test_the_loss_is_float32_under_autocast(
     modality: str, strategy: str, tiny_config: Make
 ) -> None:
-    model, batch = small(FIRST[modality], tiny_config, strategy=strategy), batch_of(modality, 2)
+    model, batch = small(PLAIN[modality], tiny_config, strategy=strategy), batch_of(modality, 2)
     exact = step_of(model, batch).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = step_of(model, batch).loss
@@ -245,7 +245,7 @@ def test_features_to_read_out_are_the_unmasked_layers(
 ) -> None:
     """And the modality's own, where it has such."""
     encoder = {"prenet_depth": prenet_depth}
-    model, batch = small(FIRST[modality], tiny_config, encoder=encoder).eval(), batch_of(modality)
+    model, batch = small(PLAIN[modality], tiny_config, encoder=encoder).eval(), batch_of(modality)
     student = student_of(model)
     states, padding = student.hidden_states(batch.inputs, batch.lengths)
     local = student.encoder.embed(batch.inputs, batch.lengths)

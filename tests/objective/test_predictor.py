@@ -17,7 +17,8 @@ from encoder_cases import (
     really_visible,
     row_of,
 )
-from tiny import RATE, write_shards
+from modality_cases.audio import RATE
+from tiny import write_shards
 from torch import Tensor
 
 from selfdistill.config import RunConfig

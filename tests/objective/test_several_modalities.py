@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_cases import SQUARE, batch_of, randomised
+from encoder_cases import batch_of, randomised
+from modality_cases.image import SQUARE
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import build_config

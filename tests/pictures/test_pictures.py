@@ -12,9 +12,10 @@ import pytest
 import torch
 from launching import checkpoint
 from matplotlib.figure import Figure
+from modality_cases import MODALITIES, Sample
 from PIL import Image
-from small_runs import JOINT, MODALITIES, SmallRuns, same, saved
-from tiny import Sample, samples, write_shard, write_task
+from small_runs import JOINT, SmallRuns, same, saved
+from tiny import samples, write_shard, write_task
 
 from selfdistill.data.loader import Source
 from selfdistill.data.shards import open_shards

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 from launching import ENVIRONMENT, Ended, Running, fresh_accelerate
-from tiny import JOINT, MODALITIES, STEPS, write_config, write_joint_config, write_shards
+from modality_cases import MODALITIES
+from tiny import JOINT, STEPS, write_config, write_joint_config, write_shards
 
 from selfdistill.cli import main
 

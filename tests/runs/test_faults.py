@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from launching import Ended, checkpoint, command, rows
+from modality_cases.audio import sample as audio
+from modality_cases.text import sample as text
 from safetensors.torch import load_file
-from tiny import audio, samples, text, write_config, write_shard, write_task
+from tiny import samples, write_config, write_shard, write_task
 
 from selfdistill.engine.trainer import Trainer
 from selfdistill.objective.data2vec import Data2Vec

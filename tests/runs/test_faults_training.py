@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 from launching import Ended, Running, checkpoint, rows, weights
+from modality_cases import MODALITIES, Sample
+from modality_cases.audio import RATE
 from PIL import Image
-from tiny import MODALITIES, RATE, STEPS, Sample, samples, write_shard
+from tiny import STEPS, samples, write_shard
 
 from selfdistill.data.shards import ShardSet
 from selfdistill.engine import checkpoint as checkpoint_module

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from launching import Ended, checkpoint, rows, torchrun
+from modality_cases import MODALITIES
 from safetensors.torch import load_file
-from tiny import JOINT, MODALITIES, STEPS, write_task
+from tiny import JOINT, STEPS, write_task
 from torch import Tensor
 
 from selfdistill.cli import main

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from launching import Ended
-from tiny import DECODER, JOINT, MODALITIES
+from modality_cases import MODALITIES
+from tiny import DECODER, JOINT
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from launching import Ended, Running, checkpoint, rows, weights
-from tiny import JOINT, MODALITIES, STEPS, write_task
+from modality_cases import MODALITIES
+from tiny import JOINT, STEPS, write_task
 
 KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
 SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", "0"))

@@ -15,8 +15,9 @@ import pytest
 import torch
 import yaml
 from launching import Ended, checkpoint, command, rows, torchrun, weights
+from modality_cases import MODALITIES
 from safetensors.torch import load_file
-from tiny import JOINT, MODALITIES, STEPS, write_task
+from tiny import JOINT, STEPS, write_task
 from torch import Tensor
 
 from selfdistill.config_file import load_config

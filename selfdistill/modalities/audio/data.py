@@ -11,7 +11,7 @@ import torch
 from scipy.signal import resample_poly
 
 from selfdistill.config import RunConfig
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.pipeline import InputPipeline, padded
 from selfdistill.errors import BadSample
 from selfdistill.masking import clone_keys, painted_spans, span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
@@ -122,15 +122,12 @@ class AudioPipeline(InputPipeline):
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
     ) -> Batch:
-        lengths = np.array([len(example) for example in examples], dtype=np.int64)
-        inputs = np.zeros((len(examples), lengths.max()), dtype=np.float32)
-        for row, example in zip(inputs, examples, strict=True):
-            row[: len(example)] = example
-        padded = bool((lengths < lengths.max()).any())
+        inputs, lengths = padded(examples)
+        has_padding = bool((lengths < lengths.max()).any())
         masks = None if mask_keys is None else self._masks(lengths, mask_keys)
         return Batch(
             torch.from_numpy(inputs),
-            torch.from_numpy(lengths) if padded else None,
+            torch.from_numpy(lengths) if has_padding else None,
             masks,
             keys=keys,
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from selfdistill.config import RunConfig
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.pipeline import InputPipeline, padded
 from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
@@ -93,18 +93,15 @@ class TextPipeline(InputPipeline):
     def collate(
         self, examples: Sequence[np.ndarray], mask_keys: np.ndarray | None, keys: Sequence[str] = ()
     ) -> Batch:
-        lengths = np.array([len(example) for example in examples], dtype=np.int64)
-        inputs = np.full((len(examples), lengths.max()), PAD_ID, dtype=np.int64)
-        for row, example in zip(inputs, examples, strict=True):
-            row[: len(example)] = example
+        inputs, lengths = padded(examples, PAD_ID)
         masks = None if mask_keys is None else self._masks(lengths, mask_keys)
         teacher_inputs = None
         if self.masked_only_teacher and masks is not None:
             teacher_inputs = torch.from_numpy(np.where(masks.masked, inputs, PAD_ID))
-        padded = self.masked_only_teacher or bool((lengths < lengths.max()).any())
+        has_padding = self.masked_only_teacher or bool((lengths < lengths.max()).any())
         return Batch(
             torch.from_numpy(inputs),
-            torch.from_numpy(lengths) if padded else None,
+            torch.from_numpy(lengths) if has_padding else None,
             masks,
             teacher_inputs,
             keys,

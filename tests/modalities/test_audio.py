@@ -18,6 +18,7 @@ from selfdistill.modalities.audio.config import CONV_LAYERS
 from selfdistill.modalities.audio.data import AudioPipeline
 from selfdistill.modalities.audio.encoder import AudioEncoder, frame_count, receptive_field
 from selfdistill.modalities.audio.spectrogram import log_mel
+from selfdistill.types import Masks, Tokens
 
 Make = Callable[..., RunConfig]
 
@@ -223,6 +224,26 @@ def test_a_row_is_encoded_as_if_alone(position_width: int, tiny_config: Make) ->
         valid = ~found.padding[row]
         assert valid.sum() == alone.x.shape[1]
         torch.testing.assert_close(found.x[row, valid], alone.x[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["fill", "keep"])
+def test_features_drop_out_where_they_are_hidden(way: str, tiny_config: Make) -> None:
+    """By either strategy; what stays is twice as large."""
+    encoder = build_encoder(tiny_config("audio", encoder={"input_dropout": 0.5}))
+    for parameter in encoder.positions.parameters():
+        parameter.zero_()
+    local = Tokens(torch.ones(1, 40, 16))
+    masks = Masks.from_bool(torch.arange(40)[None] < 10)
+    seen = getattr(encoder, way)(local, masks).x[0, -30:]
+    assert seen.unique().tolist() == [0, 2]
+
+
+@torch.no_grad()
+def test_frames_drop_out_before_the_blocks(tiny_config: Make) -> None:
+    encoder = build_encoder(tiny_config("audio", model={"dropout": 0.5}))
+    entered = encoder.enter(Tokens(torch.randn(2, 9, 16))).x
+    assert 0.2 < float((entered == 0).float().mean()) < 0.8
 
 
 def test_batches_tell_lengths_only_where_they_differ(pipeline: AudioPipeline) -> None:

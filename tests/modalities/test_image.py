@@ -17,7 +17,7 @@ from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.image.data import ImagePipeline
 from selfdistill.modalities.image.encoder import ImageEncoder, sincos
-from selfdistill.types import Masks
+from selfdistill.types import Masks, Tokens
 
 Make = Callable[..., RunConfig]
 ORIENTATION = 0x0112
@@ -252,6 +252,13 @@ def test_patches_go_row_by_row_behind_the_class_token(tiny_config: Make) -> None
     assert whole.shape == (1, 13, 16)
     assert torch.equal(whole[0, 0], encoder.class_token[0, 0])
     assert torch.equal(whole[:, 1:], filled.x)
+
+
+@torch.no_grad()
+def test_patches_drop_out_before_the_blocks(tiny_config: Make) -> None:
+    encoder = build_encoder(tiny_config("image", model={"dropout": 0.5}))
+    entered = encoder.enter(Tokens(torch.randn(2, 12, 16))).x
+    assert 0.2 < float((entered == 0).float().mean()) < 0.8
 
 
 @torch.no_grad()

@@ -164,3 +164,16 @@ def test_places_are_what_the_biases_are_made_of(case: str, tiny_config: Make) ->
     assert not torch.allclose(backbone(kept), backbone(closed_up), atol=1e-3)
     without = Tokens(kept.x, kept.padding)
     torch.testing.assert_close(backbone(without), backbone(closed_up))
+
+
+@pytest.mark.parametrize("prenet_depth", [0, 1])
+@torch.no_grad()
+def test_only_what_is_wanted_is_given_where_all_shared_blocks_are_left_out(
+    prenet_depth: int, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = build("image, learned", tiny_config, prenet_depth=prenet_depth)
+    backbone.trunk.train()
+    monkeypatch.setattr(backbone.trunk.chance, "run", lambda: [])
+    located = backbone.encoder.locate(backbone.encoder.embed(batch_of("image").inputs, None))
+    found = backbone(located, torch.tensor([[3, 5]] * 3))
+    torch.testing.assert_close(found, backbone(located)[:, [0, 4, 6]])

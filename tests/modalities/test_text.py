@@ -23,7 +23,7 @@ from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.text.data import TextPipeline, prepare, read_passage
 from selfdistill.modalities.text.encoder import TextEncoder
 from selfdistill.modalities.text.training import train_tokenizer
-from selfdistill.types import Masks
+from selfdistill.types import Masks, Tokens
 
 Make = Callable[..., RunConfig]
 VOCABULARY = 80
@@ -354,6 +354,13 @@ def test_the_baseline_is_a_bag_of_tokens(pipeline: TextPipeline) -> None:
 def build_encoder(config: RunConfig) -> TextEncoder:
     torch.manual_seed(0)
     return TextEncoder(config)
+
+
+@torch.no_grad()
+def test_tokens_drop_out_before_the_blocks(tiny_config: Make) -> None:
+    encoder = build_encoder(tiny_config("text", model={"dropout": 0.5}))
+    entered = encoder.enter(Tokens(torch.randn(2, 9, 16))).x
+    assert 0.2 < float((entered == 0).float().mean()) < 0.8
 
 
 @torch.no_grad()

@@ -141,3 +141,9 @@ def test_a_strided_convolution_is_torchs(
         strict=True,
     ):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_strided_convolution_multiplies_in_half_under_autocast() -> None:
+    x, weight = vectors(9, 4), torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert strided_conv(x, weight, None, 2).dtype == torch.bfloat16

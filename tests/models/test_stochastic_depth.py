@@ -49,9 +49,21 @@ def test_each_row_keeps_a_branch_as_often_as_it_should(rows: int) -> None:
     )
 
 
+def test_a_row_may_keep_one_branch_and_not_the_other() -> None:
+    found = drawn(0, drop_path=0.5)
+    torch.manual_seed(0)
+    kept = [found.kept(2, 8, CPU) or () for _ in range(20)]
+    assert len({tuple(sorted(rows.tolist())) for branches in kept for rows in branches}) > 20
+
+
 def test_one_row_at_least_keeps_it() -> None:
     found = drawn(0, drop_path=0.9)
     assert {len(rows) for _ in range(50) for rows in found.kept(2, 1, CPU) or ()} == {1}
+
+
+def test_another_seed_leaves_out_other_blocks() -> None:
+    runs = {tuple(drawn(seed, layer_drop=0.5).run()) for seed in range(20)}
+    assert len(runs) > 4
 
 
 def test_processes_with_one_seed_leave_out_the_same_blocks_and_as_many_rows() -> None:

@@ -133,3 +133,14 @@ def test_a_skipped_block_takes_its_bias_along(monkeypatch: pytest.MonkeyPatch) -
     assert len(found) == 2
     assert torch.equal(found[0], first)
     assert torch.equal(found[1], trunk.blocks[2](first, biases[2]).x)
+
+
+@torch.no_grad()
+def test_the_last_block_that_is_run_gives_only_some_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, x = Trunk(replace(CONFIG, layer_drop=0.5)).train(), vectors()
+    monkeypatch.setattr(trunk.chance, "run", lambda: [0, 1])  # the third is skipped
+    whole = [output.x for output in trunk.layers(x)]
+    first, last = trunk.layers(x, places=torch.tensor([[1, 4], [0, 2]]))
+    assert torch.equal(first.x, whole[0])
+    expected = torch.stack([whole[1][0, [1, 4]], whole[1][1, [0, 2]]])
+    torch.testing.assert_close(last.x, expected)

@@ -21,6 +21,7 @@ from modality_cases import MODALITIES, MODALITY_CASES
 from selfdistill.config import RunConfig
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
+from selfdistill.objective.moments import variance_over_samples
 from selfdistill.types import Batch, Masks, Tokens
 
 Make = Callable[..., RunConfig]
@@ -129,6 +130,35 @@ def test_what_a_step_tells(modality: str, strategy: str, tiny_config: Make) -> N
     assert (step.teacher_norms > 0).all()
     assert step.loss.dtype == torch.float32
     assert step.loss.ndim == 0
+
+
+@pytest.mark.parametrize("modality", PADDED)
+def test_padding_has_no_part_in_the_teacher_s_norms(modality: str, tiny_config: Make) -> None:
+    model, batch = small(FIRST[modality], tiny_config), batch_of(modality)
+    rows = [step_of(model, row_of(batch, modality, row)).teacher_norms for row in range(3)]
+    torch.testing.assert_close(step_of(model, batch).teacher_norms, sum(rows))
+
+
+def test_the_teacher_s_norms_count_once_for_each_mask(tiny_config: Make) -> None:
+    """As the tokens do that they are divided by."""
+    model, batch = small("text", tiny_config), batch_of("text", num_masks=3)
+    of_one = step_of(model, mask_of(batch, "text", 0)).teacher_norms
+    torch.testing.assert_close(step_of(model, batch).teacher_norms, 3 * of_one)
+
+
+def test_filled_up_places_have_no_part_in_the_error(tiny_config: Make) -> None:
+    """Which is the loss where that is the squared distance."""
+    objective = {"loss_beta": 0.0, "loss_scale": 1.0}
+    step = step_of(small("text", tiny_config, objective=objective), batch_of("text"))
+    torch.testing.assert_close(step.error, step.loss)
+
+
+def test_padding_has_no_part_in_the_variance_over_samples(tiny_config: Make) -> None:
+    model, batch = small("text", tiny_config), batch_of("text")
+    local = student_of(model).encoder.embed(batch.inputs, batch.lengths)
+    targets = model.teacher("text", batch, local, model.student)
+    expected = variance_over_samples(targets, local.padding)
+    torch.testing.assert_close(step_of(model, batch).sample_variance, expected)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

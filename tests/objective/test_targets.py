@@ -119,6 +119,20 @@ def test_targets_are_float32_whatever_the_layers_are() -> None:
     assert average_layers(half, config, DEPTH, None).dtype == torch.float32
 
 
+def test_layers_in_half_are_normalised_as_float32() -> None:
+    half = [BlockOutput(x.bfloat16(), ffn.bfloat16()) for x, ffn in layers()]
+    whole = [BlockOutput(x.float(), ffn.float()) for x, ffn in half]
+    config = ObjectiveConfig(average_top_k_layers=2, layer_norms=["instance"])
+    found, expected = (average_layers(made, config, DEPTH, None) for made in (half, whole))
+    assert torch.equal(found, expected)
+
+
+def test_padding_has_no_part_in_the_norms_of_the_average() -> None:
+    config = ObjectiveConfig(average_top_k_layers=1, layer_norms=[], target_norms=["instance"])
+    found = average_layers(layers(), config, DEPTH, PADDING)
+    torch.testing.assert_close(found, normalise(layers()[-1].ffn, ["instance"], PADDING))
+
+
 def test_constant_channels_stay_finite() -> None:
     x = torch.ones(2, 4, D)
     for kind in ("layer", "instance", "batch"):

@@ -74,6 +74,12 @@ def test_it_starts_equal_in_storage_of_its_own(model: Data2Vec) -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher_state(model).items())
 
 
+def test_it_is_in_eval_mode_from_the_start(model: Data2Vec) -> None:
+    """Nobody calls ``train`` on a new model."""
+    assert model.student.training
+    assert not any(module.training for module in model.teacher.modules())
+
+
 def test_it_stays_in_eval_mode(model: Data2Vec) -> None:
     model.train()
     assert model.student.training
@@ -99,6 +105,14 @@ def test_it_moves_by_one_minus_the_decay(model: Data2Vec) -> None:
     model.update_teacher(0.9)
     for name, value in teacher_state(model).items():
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * student[name])
+
+
+def test_it_stays_where_it_is_if_the_student_did_not_move(tiny_config: Make) -> None:
+    model = build(tiny_config("image"))
+    shake_student(model)
+    before = teacher_state(model)
+    model.update_teacher(0.5, torch.tensor(False))
+    assert all(torch.equal(value, before[name]) for name, value in teacher_state(model).items())
 
 
 def test_copied_parts_follow_whatever_the_decay(tiny_config: Make) -> None:
@@ -171,6 +185,14 @@ def test_it_gives_targets_for_every_token_without_gradient(model: Data2Vec) -> N
     targets = targets_of(model, batch, local)
     assert targets.shape == local.x.shape
     assert not targets.requires_grad
+
+
+@pytest.mark.parametrize("scope", ["all", "all_but_local", "blocks"])
+def test_no_scope_lets_a_gradient_into_the_student(scope: str, tiny_config: Make) -> None:
+    """With scope=blocks the student's encoder has made what the teacher reads."""
+    model, batch = build(tiny_config("text", teacher={"scope": scope})), batch_of("text")
+    local = encoder_of(model).embed(batch.inputs, None)
+    assert not targets_of(model, batch, local).requires_grad
 
 
 def test_it_does_not_see_the_mask(tiny_config: Make) -> None:

@@ -1,8 +1,10 @@
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 
+from selfdistill.probes import classify
 from selfdistill.probes.axes import PrincipalAxes
 from selfdistill.probes.classify import Probes
 from selfdistill.probes.features import Features
@@ -52,6 +54,50 @@ def test_the_layer_is_not_chosen_on_the_test_split() -> None:
     for score in (probes.linear(), probes.few_shot(10, 3), probes.knn(20)):
         assert score.layer == 0
         assert score.accuracy == pytest.approx(1 / CLASSES)
+
+
+class Counted:
+    """Rows that know how often they were read."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.x, self.times = x, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        self.times += 1
+        return self.x[rows]
+
+
+def test_the_test_split_is_looked_at_once() -> None:
+    train, test = sets([1.5])
+    layer: Any = Counted(test.layers[0])
+    Probes(train, Features([layer], test.labels)).linear()
+    assert layer.times == 1
+
+
+def test_the_test_split_is_scaled_as_that_for_training() -> None:
+    """One class alone would lose by its own scale what tells it from the others."""
+    train, test = sets([20.0])
+    chosen = test.labels == 2
+    probes = Probes(train, Features([test.layers[0][chosen]], test.labels[chosen]))
+    assert probes.linear().accuracy > 0.99
+
+
+def test_what_was_chosen_is_fitted_on_all_that_is_for_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit, sizes = classify.fit_regression, []
+
+    def noting(x: np.ndarray, *rest: Any) -> Any:
+        sizes.append(len(x))
+        return fit(x, *rest)
+
+    monkeypatch.setattr(classify, "fit_regression", noting)
+    Probes(*sets([1.5], train=400)).linear()
+    assert sizes[-1] == 400
+    assert set(sizes[:-1]) == {320}
 
 
 def test_linear_probe_is_near_the_best_possible() -> None:

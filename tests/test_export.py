@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modality_cases import MODALITIES
+from modality_cases import EXPORTABLE
 from safetensors.torch import load_file
 from small_runs import STEPS, SmallRuns, checkpoint, saved
 
@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- weights
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", EXPORTABLE)
 def test_what_was_exported_is_exported_again(
     modality: str, runs: SmallRuns, tmp_path: Path
 ) -> None:

@@ -284,8 +284,7 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{out}/test-000000.tar to test-00000")
     assert lines[-1] == (
-        f"  selfdistill pretrain configs/image/base_visible.yaml 'run_dir=runs/my out' "
-        f"'data.train=[{out}]'"
+        f"  selfdistill pretrain image/base_visible 'run_dir=runs/my out' 'data.train=[{out}]'"
     )
     assert main(["pack", *words, "--labels", "folder"]) == 2
     assert "was begun with shard-size 0.01, this is shard-size 500.0" in capsys.readouterr().err

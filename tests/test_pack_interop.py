@@ -138,7 +138,7 @@ def test_from_files_to_a_model(
     assert (command, verb, config) == (
         "selfdistill",
         "pretrain",
-        f"configs/{modality}/base_visible.yaml",
+        f"{modality}/base_visible",
     )
     small = ["train.steps=2", "train.batch_size=4", "data.workers=1"]
     assert runs.pretrain(modality, tmp_path / "run", *words, *small) == 0

@@ -92,7 +92,7 @@ def test_labelled_sets_and_parts_are_redacted_too(runs: SmallRuns) -> None:
     joint = runs.config("joint")
     parts = {name: with_data(part, NAMES[0][0]) for name, part in joint.modalities.items()}
     assert "ame@" not in dump_config(replace(joint, modalities=parts))
-    assert dump_config(replace(joint, modalities=parts)).count(NAMES[0][1]) == 3
+    assert dump_config(replace(joint, modalities=parts)).count(NAMES[0][1]) == len(parts)
 
 
 def files_with(word: bytes, *folders: Path) -> list[str]:

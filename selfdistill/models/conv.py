@@ -54,8 +54,10 @@ class _StridedConv(Function):
         ctx.save_for_backward(blocks, taps)
         first, *others = _parts(blocks, taps)
         y = torch.bmm(*first)
+        # compiled by torch 2.11, a y that changes in place would get no gradient
+        add = torch.baddbmm if torch.compiler.is_compiling() else Tensor.baddbmm_
         for under, part in others:
-            y.baddbmm_(under, part)
+            y = add(y, under, part)
         return y
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from modality_cases import MODALITIES
+from modality_cases import EXPORTABLE
 from safetensors.torch import load_file
 from small_runs import STEPS, SmallRuns, checkpoint, same, saved
 
@@ -40,7 +40,7 @@ def section(card: str, title: str) -> str:
     return dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", EXPORTABLE)
 def test_the_front_matter(modality: str, runs: SmallRuns) -> None:
     card = card_of(runs.exported(modality))
     front = front_matter(card)
@@ -54,7 +54,7 @@ def test_the_front_matter(modality: str, runs: SmallRuns) -> None:
     assert "Set `license` and `datasets` above to what the data allow and are." in card
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", EXPORTABLE)
 def test_the_lines_that_load_it_are_python(modality: str, runs: SmallRuns) -> None:
     lines = section(card_of(runs.exported(modality)), "Use")
     compile(lines, "README.md", "exec")
@@ -62,7 +62,7 @@ def test_the_lines_that_load_it_are_python(modality: str, runs: SmallRuns) -> No
     assert lines.count(".from_pretrained(path)") == 2
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", EXPORTABLE)
 def test_the_recipe_repeats_the_training(modality: str, runs: SmallRuns, tmp_path: Path) -> None:
     """With its own data and folder it is the config of a run with the same weights."""
     recipe = yaml.safe_load(section(card_of(runs.exported(modality)), "Recipe"))
@@ -133,7 +133,7 @@ def test_the_probes_of_that_step_alone(copied: Callable[[str], Path], tmp_path: 
     assert "87.5" not in card_of(tmp_path / "earlier")
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("modality", EXPORTABLE)
 def test_no_place_on_this_machine_is_told(
     modality: str, runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

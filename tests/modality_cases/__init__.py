@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfdistill.modalities.base import modality_names
+from selfdistill.modalities.base import load_modality, modality_names
 
 Sample = dict[str, bytes]
 Sections = dict[str, dict[str, Any]]
@@ -56,4 +56,5 @@ def _case(name: str) -> ModalityCase:
 
 
 MODALITIES = tuple(modality_names())
+EXPORTABLE = tuple(name for name in MODALITIES if load_modality(name).hub)
 MODALITY_CASES = {name: _case(name) for name in MODALITIES}

@@ -1,6 +1,7 @@
 """The convolutions against loops over tokens."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -147,3 +148,16 @@ def test_a_strided_convolution_multiplies_in_half_under_autocast() -> None:
     x, weight = vectors(9, 4), torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert strided_conv(x, weight, None, 2).dtype == torch.bfloat16
+
+
+def test_a_strided_convolution_gives_gradients_where_it_is_compiled() -> None:
+    def gradients(convolve: Any) -> tuple[torch.Tensor, ...]:
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(2, 9, 4, generator=generator, requires_grad=True)
+        weight = torch.randn(5, 4, 3, generator=generator, requires_grad=True)
+        return torch.autograd.grad(convolve(x, weight, None, 2).square().sum(), (x, weight))
+
+    torch.compiler.reset()
+    compiled = torch.compile(strided_conv, backend="eager")
+    for found, expected in zip(gradients(compiled), gradients(strided_conv), strict=True):
+        torch.testing.assert_close(found, expected)

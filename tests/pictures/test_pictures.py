@@ -42,7 +42,8 @@ def files(folder: Path) -> set[str]:
 
 
 def expected(modality: str, *maps: str) -> set[str]:
-    return {f"{name}.png" for name in NAMES[modality] | {MASKS, *maps}}
+    samples = {MASKS} if load_modality(modality).picture else set()
+    return {f"{name}.png" for name in {*NAMES.get(modality, ()), *samples, *maps}}
 
 
 def task(folder: Path, modality: str, name: str = "kind") -> str:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
-from selfdistill.data.ledger import Bad, all_bad, why_bad
+from selfdistill.data.ledger import Bad, why_bad
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import SelfdistillError
-from selfdistill.types import Batch
 
 Example = tuple[str, np.ndarray, int | None]
 """Key, what the pipeline made of the sample, label (None: no ``cls`` member, or no int64)."""
@@ -74,27 +72,6 @@ def plain_examples(
             skip(why_bad(key, error))
         else:
             yield key, example, label_of(members)
-
-
-def plain_batches(
-    samples: Samples, pipeline: InputPipeline, batch_size: int
-) -> Iterator[tuple[Batch, list[np.ndarray], list[int | None]]]:
-    """The same in batches; bad samples are left out.
-
-    Yields:
-        The batch, its examples, and their labels.
-
-    Raises:
-        DataBudgetError: all samples are bad.
-        SelfdistillError: a shard changed.
-    """
-    bad: list[Bad] = []
-    found = plain_examples(samples, pipeline, bad.append)
-    while chunk := list(islice(found, batch_size)):
-        keys, examples, labels = (list(column) for column in zip(*chunk, strict=True))
-        yield pipeline.collate(examples, None, keys), examples, labels
-    if len(bad) == len(samples.keys):
-        raise all_bad(bad)
 
 
 def label_of(members: Mapping[str, bytes]) -> int | None:

@@ -15,7 +15,7 @@ from tokenizer_cases import byte_level, train_sentencepiece
 
 from selfdistill.config import RunConfig
 from selfdistill.data.loader import Source, training_batches
-from selfdistill.data.plain import plain_batches
+from selfdistill.data.plain import plain_examples
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
@@ -142,8 +142,8 @@ def test_text_without_tokens_is_no_example(pipeline: TextPipeline, tmp_path: Pat
     loaded = micro_batch["text"]
     assert loaded.bad == [("00020", "text without tokens", "")]
     assert len(loaded.batch.inputs) == 21
-    _, examples, _ = next(plain_batches(shards, pipeline, 21))
-    assert [len(example) for example in examples].index(2) == 20
+    lengths = [len(example) for _, example, _ in plain_examples(shards, pipeline, print)]
+    assert lengths.index(2) == 20
 
 
 def shard(path: Path, samples: list[bytes]) -> str:

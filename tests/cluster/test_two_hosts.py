@@ -72,6 +72,7 @@ class Pods:
         return [process.wait(180) for process in self.processes]
 
 
+@pytest.mark.slow
 def test_evicted_and_finished(
     hosts: list[str],
     words: Callable[[Path], list[str]],

@@ -10,6 +10,7 @@ from launching import rows
 from small_runs import saved
 from worlds import Job, train
 
+pytestmark = pytest.mark.slow
 SAVED, STEPS = 20, 30
 Words = Callable[..., list[str]]
 Place = tuple[int, bool]

@@ -19,6 +19,7 @@ from selfdistill.errors import HealthError
 from selfdistill.probes import evaluate
 from selfdistill.probes.panel import Panel
 
+pytestmark = pytest.mark.slow
 Words = Callable[..., list[str]]
 STEPS = ["train.batch_size=18", "train.steps=4", "optim.warmup_steps=1", "checkpoint.every=2"]
 MODALITIES = ("audio", "text")

@@ -10,6 +10,7 @@ from selfdistill.errors import HealthError
 from selfdistill.modalities.base import load_modality
 from selfdistill.pretrain import pretrain
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 QUICK = ["train.steps=800", "guard.after_steps=600", "log.every=50", "eval.tasks={}"]
 BROKEN = ["teacher.ema_decay=0", "teacher.ema_end_decay=0"]

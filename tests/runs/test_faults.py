@@ -176,7 +176,7 @@ def test_text_that_is_no_text(config: Config, pretrain: Pretrain, tmp_path: Path
         ("model.heads=3", "model.heads: 3 does not divide model.width 16"),
         ("objective.average_top_k_layers=3", "objective.average_top_k_layers: 3 must be"),
         ("optim.warmup_steps=60", "optim.warmup_steps: 60 must be"),
-        ("optim.min_lr=1", "optim.min_lr: 1.0 must be"),
+        ("optim.min_lr=1", "optim.min_lr: 1.0 must not be more than"),
         ("optim.schedule=tri_stage", "optim.warmup_steps: 5 has no effect on tri_stage"),
         ("train.accumulate=3", "train.batch_size: 8 is not a multiple of train.accumulate 3"),
         ("mask.num_patches=16", "mask.num_patches: 16 of 16 patches"),
@@ -201,7 +201,7 @@ def test_bad_config(
 
 def test_bad_config_file(pretrain: Pretrain, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    assert f"cannot read {path}: No such file" in pretrain(str(path)).stderr
+    assert f"there is no file '{path}'" in pretrain(str(path)).stderr
     path.write_text("modality: [image\n")
     ended = pretrain(str(path))
     assert ended.code == 2

@@ -115,6 +115,7 @@ def test_two_processes(config: Config, pretrain: Pretrain, tmp_path: Path) -> No
     assert two.stdout.count("labelled samples for training") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_resume(config: Config, tmp_path: Path) -> None:
     words = [config("text"), "train.steps=9", "checkpoint.keep=9", "optim.warmup_steps=2"]
     assert torchrun(*words).code == 0

@@ -18,9 +18,9 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from selfdistill.data import loader
-from selfdistill.data.ledger import Loaded, MicroBatch, SkipLedger, SkipLedgers
+from selfdistill.data.ledger import Bad, Loaded, MicroBatch, SkipLedger, SkipLedgers
 from selfdistill.data.loader import Source, dead_workers_explained, training_batches
-from selfdistill.data.plain import plain_batches
+from selfdistill.data.plain import plain_examples
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError
 from selfdistill.masking import row_keys
@@ -284,29 +284,17 @@ def test_no_worker_stays_behind(busy: Iterator[list[Loaded]]) -> None:
     assert not any(worker.is_alive() for worker in workers)
 
 
-class TestPlainBatches:
-    def test_in_order_with_labels_and_without_chance(self, tmp_path: Path) -> None:
-        members = [{"txt": str(i).encode()} for i in range(7)]
-        members[0]["cls"], members[1]["cls"], members[4]["cls"] = b"3", b" 12\n", b"cat"
-        members[2]["txt"], members[5]["txt"] = b"short", b"junk"
-        path = shard(tmp_path / "a.tar", [(f"k{i}", m) for i, m in enumerate(members)])
-        found = list(plain_batches(ShardSet([path], ["txt"]), Numbers(), batch_size=3))
-        assert [list(batch.keys) for batch, _, _ in found] == [["k0", "k1", "k3"], ["k4", "k6"]]
-        assert [labels for _, _, labels in found] == [[3, 12, None], [None, None]]
-        for batch, examples, _ in found:
-            assert batch.masks is None
-            assert np.array_equal(batch.inputs.numpy(), np.stack(examples))
-            assert not batch.inputs[:, 1].any()
-
-    def test_last_samples_bad(self, tmp_path: Path) -> None:
-        shards = numbers(tmp_path, {20: b"short", 21: b"short"})
-        found = [key for b, _, _ in plain_batches(shards, Numbers(), 8) for key in b.keys]
-        assert found == [f"k{i}" for i in range(20)]
-
-    def test_all_bad(self, tmp_path: Path) -> None:
-        shards = numbers(tmp_path, dict.fromkeys(range(TOTAL), b"short"))
-        with pytest.raises(DataBudgetError, match="every sample tried was bad: 22 x too short"):
-            list(plain_batches(shards, Numbers(), 8))
+def test_plain_examples_are_in_order_with_labels_and_without_chance(tmp_path: Path) -> None:
+    members = [{"txt": str(i).encode()} for i in range(7)]
+    members[0]["cls"], members[1]["cls"], members[4]["cls"] = b"3", b" 12\n", b"cat"
+    members[2]["txt"], members[5]["txt"] = b"short", b"junk"
+    path = shard(tmp_path / "a.tar", [(f"k{i}", m) for i, m in enumerate(members)])
+    bad: list[Bad] = []
+    found = list(plain_examples(ShardSet([path], ["txt"]), Numbers(), bad.append))
+    assert [key for key, _, _ in found] == ["k0", "k1", "k3", "k4", "k6"]
+    assert [example.tolist() for _, example, _ in found] == [[i, 0] for i in (0, 1, 3, 4, 6)]
+    assert [label for _, _, label in found] == [3, 12, None, None, None]
+    assert [(key, reason) for key, reason, _ in bad] == [("k2", "too short"), ("k5", "undecodable")]
 
 
 def loaded(seen: int, *bad: tuple[str, str, str]) -> Loaded:

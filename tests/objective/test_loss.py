@@ -35,6 +35,14 @@ def test_the_loss_is_the_sum_over_real_masked_tokens(beta: float) -> None:
     assert float(found) == pytest.approx(sum(token_loss(d.tolist(), beta) for d in real), rel=1e-5)
 
 
+@pytest.mark.parametrize(("beta", "loss"), [(0.0, 9.25), (1.0, 2.625), (4.0, 1.15625)])
+def test_a_loss_that_can_be_checked_by_hand(beta: float, loss: float) -> None:
+    """One token of width 2, off by 0.5 and by 3."""
+    targets, predictions = torch.zeros(1, 1, 2), torch.tensor([[[0.5, -3.0]]])
+    objective = ObjectiveConfig(loss_beta=beta, loss_scale=1.0)
+    assert float(regression_loss(predictions, targets, torch.ones(1, 1), objective)) == loss
+
+
 @pytest.mark.parametrize(
     ("scale", "factor"), [("rsqrt_width", 1 / math.sqrt(D)), ("mean", 1 / D), (0.3, 0.3)]
 )

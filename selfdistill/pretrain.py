@@ -1,5 +1,6 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -64,6 +65,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         broadcast_buffers=False,  # they are constants
         gradient_as_bucket_view=True,  # or each gradient is there twice
     )
+    # newer torch has another name for it, which accelerate cannot pass on yet
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # one process evaluates, saves and prepares the data while the others wait
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     if config.train.deterministic:

@@ -19,8 +19,8 @@ class ModalityCase:
     """Samples, configs and inputs of one modality.
 
     Attributes:
-        sample: (generator, label 0 or 1) to a small sample that shows its label, to the probes of the
-            raw input too.
+        sample: (generator, label 0 or 1) to a small sample that shows its label, to the
+            probes of the raw input too.
         run: sections of a run's config that trains on such samples in seconds, with chance wherever
             there can be some.
         tiny: sections for a model that is as small as can be.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from selfdistill.modalities.base import load_modality, modality_names
@@ -50,7 +51,7 @@ def _case(name: str) -> ModalityCase:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise NotImplementedError(
+        raise pytest.UsageError(
             f"modality {name} is not tested: write tests/modality_cases/{name}.py"
         ) from error
     return found

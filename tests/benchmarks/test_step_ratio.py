@@ -30,7 +30,7 @@ from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.objective.state import of_predictor, of_student
 
 LEAST = {"image": 0.85, "audio": 1.5, "text": 0.85}
-"""Times as fast as the other loop, of processor time; it was 1.0, 1.9 and 1.1 with both cores busy."""
+"""Times as fast as the other loop, of processor time; with both cores busy 1.0, 1.9 and 1.1."""
 ROUNDS = 7
 SIZE = ("model.width=192", "model.depth=4", "model.heads=3", "objective.average_top_k_layers=3")
 OWN = {

@@ -7,11 +7,14 @@ import selfdistill
 
 PACKAGES = (
     "torch",
+    "torchvision",
     "numpy",
     "accelerate",
     "webdataset",
     "einops",
     "timm",
+    "pillow",
+    "soundfile",
     "sentencepiece",
     "tokenizers",
     "safetensors",

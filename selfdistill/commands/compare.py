@@ -10,9 +10,7 @@ def add(commands: Commands) -> None:
     compare = add_command(
         commands,
         "compare",
-        [
-            "compare runs/image-sample runs/image-sample-visible --out curves.svg",
-        ],
+        ["compare runs/image-sample runs/image-sample-visible --out curves.svg"],
         help="draw the accuracy of runs over their training time",
         description="Draw the accuracy of runs over their training time, evaluations left out, and "
         "print when each had the final accuracy of the first one. Runs that differ in their seed "

@@ -10,9 +10,7 @@ def add(commands: Commands) -> None:
     embed = add_command(
         commands,
         "embed",
-        [
-            "embed runs/image-sample pictures/ --layers all --out pictures.safetensors",
-        ],
+        ["embed runs/image-sample pictures/ --layers all --out pictures.safetensors"],
         help="write the features of a pretrained encoder",
         description="Write the features of a pretrained encoder to a safetensors file. Inputs "
         "longer than the model's (input.max_seconds, input.max_tokens) are cropped to their "

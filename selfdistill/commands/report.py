@@ -10,9 +10,7 @@ def add(commands: Commands) -> None:
     report = add_command(
         commands,
         "report",
-        [
-            "report runs/image-sample --out letters.html",
-        ],
+        ["report runs/image-sample --out letters.html"],
         help="write one page about a run, or about several beside each other",
         description="Write one HTML page from the folder of a run, without network: whether it is "
         "healthy and why, what its probes read against the baselines, curves with their healthy "

@@ -10,9 +10,7 @@ def add(commands: Commands) -> None:
     watch = add_command(
         commands,
         "watch",
-        [
-            "watch runs/image-sample",
-        ],
+        ["watch runs/image-sample"],
         help="show a run that goes on, in the terminal",
         description="Show how far a run has come, whether it is healthy and still alive, its "
         "figures with their bands, its last evaluation and its newest checkpoint. Only the files "

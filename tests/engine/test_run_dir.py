@@ -228,8 +228,9 @@ def test_environment_holds_what_repeats_a_run_and_no_secret(
     assert found["git_commit"] is None
     assert found["python"] == sys.version.split()[0]
     assert found["device"]
-    wanted = "torch numpy accelerate webdataset einops timm sentencepiece tokenizers safetensors"
-    assert found["packages"].keys() == {"selfdistill", "omegaconf", *wanted.split()}
+    wanted = "torch torchvision numpy accelerate webdataset einops timm pillow soundfile"
+    others = "selfdistill sentencepiece tokenizers safetensors omegaconf"
+    assert found["packages"].keys() == {*wanted.split(), *others.split()}
     assert all(found["packages"].values())
 
 

@@ -1,5 +1,9 @@
 """Random crop, flip and colour jitter of training."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from PIL import Image
@@ -14,8 +18,22 @@ BAND_PIXELS = 1 << 18
 """Pillow hands pixels out as bytes, twice as many as they are for a moment: so many at once."""
 
 
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Seed what timm's and torchvision's transforms draw from, and put it back afterwards."""
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    random.seed(seed)
+    # torch.manual_seed would seed every device's generator too, which takes a hundred times as long
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+
+
 class Augmentation:
-    """timm's transforms of an image for training, from the same draws of the global generators.
+    """timm's transforms of an image for training, from the same draws of the ``global_generators``.
 
     Theirs resize by Pillow. The same filter on a tensor takes a seventh of the time. It differs by
     a step of 8 bits here and there; where neighbours are black and white by up to thirty, because

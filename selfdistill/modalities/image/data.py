@@ -1,7 +1,6 @@
 """Image bytes to pixels, random crops, and block masks."""
 
 import io
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,26 +15,12 @@ from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
 from selfdistill.masking import block_masks, clone_keys, painted_squares
-from selfdistill.modalities.image.augment import Augmentation, unit_range
+from selfdistill.modalities.image.augment import Augmentation, global_generators, unit_range
 from selfdistill.types import Batch, Masks
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What a member may hold, whatever its extension. Pillow's other formats include EPS, which it
 hands to an interpreter of programs."""
-
-
-@contextmanager
-def _global_generators(seed: int) -> Iterator[None]:
-    """Seed what timm's and torchvision's transforms draw from, and put it back afterwards."""
-    python_state, torch_state = random.getstate(), torch.get_rng_state()
-    random.seed(seed)
-    # torch.manual_seed would seed every device's generator too, which takes a hundred times as long
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        torch.set_rng_state(torch_state)
 
 
 @contextmanager
@@ -105,7 +90,7 @@ class ImagePipeline(InputPipeline):
         return image
 
     def augment(self, raw: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        with _global_generators(int(rng.integers(2**31))):
+        with global_generators(int(rng.integers(2**31))):
             return self._normalise(self.train_transform(raw))
 
     def plain(self, raw: Image.Image) -> np.ndarray:

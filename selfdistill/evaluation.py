@@ -21,7 +21,7 @@ from selfdistill.pictures.run import Pictures
 from selfdistill.probes.evaluate import Evaluator
 from selfdistill.probes.features import Features, Share
 from selfdistill.probes.table import render
-from selfdistill.reports.pictures import FOLDER
+from selfdistill.run_layout import PICTURES
 
 NONE = Features([], np.empty(0, dtype=np.int64))
 
@@ -141,9 +141,9 @@ class Evaluation:
                 part,
                 sources[name],
                 self.evaluators.get(name),
-                run_dir.path / FOLDER / (name if several else ""),
+                run_dir.path / PICTURES / (name if several else ""),
                 self.trainer.writer,
-                f"{FOLDER}/{name}/" if several else f"{FOLDER}/",
+                f"{PICTURES}/{name}/" if several else f"{PICTURES}/",
             )
             for name, part in self.parts.items()
             if part.eval.pictures

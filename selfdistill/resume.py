@@ -10,6 +10,7 @@ from selfdistill.config_file import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.errors import UserError, errors_of
+from selfdistill.run_layout import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
         UserError: there is no such checkpoint, or one that is in the way.
     """
     run = Path(config.run_dir)
-    newest = Checkpointer(run / "checkpoints", config.checkpoint.keep).newest()
+    newest = Checkpointer(run / CHECKPOINTS, config.checkpoint.keep).newest()
     if config.resume not in ("auto", "never"):
         named = find_checkpoint(Path(config.resume))
         if newest is None:

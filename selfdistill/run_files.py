@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
@@ -12,6 +11,15 @@ from typing import Any, BinaryIO
 import yaml
 
 from selfdistill.errors import UserError
+from selfdistill.run_layout import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    MANIFEST,
+    METRICS,
+)
 
 Row = dict[str, float]
 """A line of metrics.jsonl: its numbers by name, "step" among them; NaN for null."""
@@ -19,8 +27,6 @@ Row = dict[str, float]
 AGAIN = "; it is written anew when the run goes on"
 
 # engine.checkpoint_files has them too; with it would come torch and its seconds
-_CHECKPOINT = re.compile(r"step-(\d{8,})")
-_MANIFEST = "manifest.json"
 
 
 class MetricsFile:
@@ -37,7 +43,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.exists = False
         self.changed = nan
-        self._path = path / "metrics.jsonl"
+        self._path = path / METRICS
         self._rows: list[Row] = []
         self._place = 0
         self._file: tuple[int, int] | None = None
@@ -107,12 +113,12 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it is not there, or is damaged.
     """
     try:
-        found = yaml.load(_text(path / "config.yaml"), _Loader)
+        found = yaml.load(_text(path / CONFIG), _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path / 'config.yaml'} is damaged: {reason}{AGAIN}") from error
+        raise UserError(f"{path / CONFIG} is damaged: {reason}{AGAIN}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path / 'config.yaml'} is damaged: it has no keys{AGAIN}")
+        raise UserError(f"{path / CONFIG} is damaged: it has no keys{AGAIN}")
     return found
 
 
@@ -126,7 +132,7 @@ def read_environment(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    return _json(path / "environment.json")
+    return _json(path / ENVIRONMENT)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    return {short(name): found for name, found in _json(path / "eval.json").items()}
+    return {short(name): found for name, found in _json(path / EVALUATION).items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -171,10 +177,10 @@ class SavedStep:
 def checkpoints(path: Path) -> list[SavedStep]:
     """The complete checkpoints of a run, by step; those that are being written are left out."""
     found = []
-    for folder in (path / "checkpoints").glob("step-*"):
-        named = _CHECKPOINT.fullmatch(folder.name)
+    for folder in (path / CHECKPOINTS).glob("step-*"):
+        named = CHECKPOINT.fullmatch(folder.name)
         try:
-            changed = (folder / _MANIFEST).stat().st_mtime
+            changed = (folder / MANIFEST).stat().st_mtime
         except OSError:
             continue
         if named is not None:

@@ -17,6 +17,7 @@ from selfdistill.run_files import (
     section,
     short,
 )
+from selfdistill.run_layout import CONFIG
 
 # a run over several modalities puts the modality's name in front
 _SCORE = re.compile(r"(?:(?P<modality>[^/]+)/)?eval/(?P<task>.+)/(?P<probe>[^/]+)")
@@ -152,6 +153,6 @@ def _why_no_metrics(path: Path) -> str:
         return "there is no such folder; give the folder of a run"
     if not path.is_dir():
         return "is no folder; give the folder of a run"
-    if (path / "config.yaml").exists():
+    if (path / CONFIG).exists():
         return "has no metrics.jsonl: nothing was logged yet (see log.every)"
     return "cannot read metrics.jsonl (No such file or directory); give the folder of a run"

@@ -26,6 +26,7 @@ FLOORS = [
         "outputs",
         "cores",
         "recipes",
+        "run_layout",
         "tensor_files",
         "durable",
         "redaction",

@@ -17,13 +17,12 @@ from pathlib import Path
 from selfdistill.durable import sync_folder, write_atomically
 from selfdistill.engine.checkpoint_files import (
     EXPECTED,
-    FOLDER_NAME,
-    MANIFEST,
     Checkpoint,
     verify_checkpoint,
     write_checkpoint,
 )
 from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.run_layout import CHECKPOINT, CHECKPOINTS, MANIFEST, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -185,10 +184,10 @@ class Checkpointer:
         )
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return self.folder / checkpoint_name(step)
 
     def _published(self) -> list[Path]:
-        return [path for path in self.folder.glob("step-*") if FOLDER_NAME.fullmatch(path.name)]
+        return [path for path in self.folder.glob("step-*") if CHECKPOINT.fullmatch(path.name)]
 
     def _make_folder(self) -> None:
         if not self.folder.exists():
@@ -238,7 +237,7 @@ def find_checkpoint(path: Path, key: str = "resume") -> Path:
     """
     if (path / MANIFEST).is_file():
         return path
-    folder = path / "checkpoints"
+    folder = path / CHECKPOINTS
     newest = Checkpointer(folder if folder.is_dir() else path, keep=1).newest()
     if newest is None:
         raise UserError(f"{key}: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")

@@ -7,7 +7,6 @@ It holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json`` and, w
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ from torch import Tensor
 
 from selfdistill.durable import sync_folder, write_synced
 from selfdistill.errors import UserError
+from selfdistill.run_layout import CHECKPOINT, MANIFEST
 from selfdistill.tensor_files import save_tensors
 
 _FORMAT = 2
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-MANIFEST = "manifest.json"
-FOLDER_NAME = re.compile(r"step-(\d{8,})")
 EXPECTED = "expected a folder like RUN/checkpoints/step-00005000 with a manifest.json"
 
 
@@ -104,7 +102,7 @@ def verify_checkpoint(path: Path) -> int:
         raise UserError(f"{path / MANIFEST} is damaged: no format, step and files") from error
     if version != _FORMAT:
         raise UserError(f"{path / MANIFEST} has format {version}; this program reads {_FORMAT}")
-    named = FOLDER_NAME.fullmatch(path.name)
+    named = CHECKPOINT.fullmatch(path.name)
     fits = isinstance(step, int) and (named is None or int(named[1]) == step)
     if set(files) != {_MODEL, _OPTIMIZER, _STATE} or not fits:
         raise UserError(f"{path / MANIFEST} is damaged: it speaks of step {step}, {sorted(files)}")

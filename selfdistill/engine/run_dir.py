@@ -17,6 +17,16 @@ import torch
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.redaction import all_redacted
+from selfdistill.run_layout import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    LEFT_OUT,
+    LOCK,
+    METRICS,
+    TENSORBOARD,
+)
 from selfdistill.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -45,7 +55,7 @@ class RunDir:
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             self._hold(self._lock)
         except OSError as error:
             self.close()
@@ -85,27 +95,27 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def left_out_path(self) -> Path:
-        return self.path / "left_out.jsonl"
+        return self.path / LEFT_OUT
 
     @property
     def eval_path(self) -> Path:
-        return self.path / "eval.json"
+        return self.path / EVALUATION
 
     @property
     def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+        return self.path / TENSORBOARD
 
     def save_config(self, yaml_text: str) -> None:
         """Write ``config.yaml``, the resolved config."""
@@ -126,7 +136,7 @@ class RunDir:
             "seed": seed,
             "git_commit": _git_commit(),
         }
-        write_atomically(self.path / "environment.json", json.dumps(found, indent=2) + "\n")
+        write_atomically(self.path / ENVIRONMENT, json.dumps(found, indent=2) + "\n")
 
 
 def _is_locked(lock: int, path: Path) -> bool:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Literal
 
 from selfdistill.reports.facts import duration
+from selfdistill.run_layout import LOCK
 from selfdistill.run_record import Record
 
 State = Literal["running", "silent", "unknown", "stopped", "finished"]
@@ -42,8 +43,8 @@ class Holder:
 def holder(run: Path, locks: Path = Path("/proc/locks")) -> Holder | None:
     """Who holds a run, or held it last; None where there is no lock file that says so."""
     try:
-        status = (run / "lock").stat()
-        found = _HOLDER.search((run / "lock").read_text(encoding="utf-8", errors="replace"))
+        status = (run / LOCK).stat()
+        found = _HOLDER.search((run / LOCK).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
     if found is None:

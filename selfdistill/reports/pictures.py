@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-FOLDER = "pictures"
+from selfdistill.run_layout import PICTURES
+
 _KINDS = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -24,8 +25,8 @@ def pictures(run: Path) -> str:
     named only.
     """
     shown, left_out, size = [], [], 0
-    for path in _found(run / FOLDER):
-        name = str(path.relative_to(run / FOLDER).with_suffix(""))
+    for path in _found(run / PICTURES):
+        name = str(path.relative_to(run / PICTURES).with_suffix(""))
         try:
             content = path.read_bytes() if size + path.stat().st_size <= _MOST_BYTES else b""
         except OSError:  # a run that goes on replaced it

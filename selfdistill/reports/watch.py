@@ -16,6 +16,7 @@ from selfdistill.reports.assess import Group, assess, groups
 from selfdistill.reports.frame import Line, View, frame
 from selfdistill.reports.life import holder, life
 from selfdistill.run_files import MetricsFile, Row, checkpoints, read_config, read_result
+from selfdistill.run_layout import CONFIG, LOCK, METRICS
 from selfdistill.run_record import Record
 
 Found = TypeVar("Found")
@@ -48,9 +49,9 @@ class Watcher:
         self._judged: tuple[object, list[Group]] = (None, [])
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder; give the folder of a run")
-        if not any((path / name).exists() for name in ("config.yaml", "lock", "metrics.jsonl")):
+        if not any((path / name).exists() for name in (CONFIG, LOCK, METRICS)):
             raise UserError(f"{path}: holds no run (no config.yaml); give the folder of a run")
-        if (path / "config.yaml").exists():
+        if (path / CONFIG).exists():
             self._config = read_config(path)
 
     def look(self, now: float) -> View:
@@ -64,7 +65,7 @@ class Watcher:
                 troubles.append(str(error))
                 return otherwise
 
-        if (self._path / "config.yaml").exists():
+        if (self._path / CONFIG).exists():
             self._config = read(lambda: read_config(self._path), self._config)
         rows: list[Row] = read(self._metrics.read, [])
         result: dict[str, Any] = read(lambda: read_result(self._path), {})
@@ -93,7 +94,7 @@ class Watcher:
 
 def _since_start(run: Path, now: float) -> float:
     try:
-        return max(now - (run / "lock").stat().st_mtime, 0.0)
+        return max(now - (run / LOCK).stat().st_mtime, 0.0)
     except OSError:
         return nan
 

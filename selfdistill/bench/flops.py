@@ -92,7 +92,7 @@ def counted_flops(run: Callable[[], object]) -> float:
 
 def _mapping() -> dict[Any, Callable[..., int]]:
     """What torch's counter does not know, or counts otherwise."""
-    aten = torch.ops.aten
+    aten, own = torch.ops.aten, torch.ops.selfdistill
     backward = (
         "_scaled_dot_product_flash_attention_for_cpu_backward",
         "_scaled_dot_product_flash_attention_backward",
@@ -104,6 +104,8 @@ def _mapping() -> dict[Any, Callable[..., int]]:
         aten.convolution_backward: _convolution_backward,
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         **{getattr(aten, name): _attention_backward for name in backward},
+        own.tiled_attention: _attention,
+        own.tiled_attention_backward: _attention_backward,
     }
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfdistill.config import ModelConfig
+from selfdistill.models.attention import attend
+from selfdistill.models.dropout import Dropout
 from selfdistill.models.region import Region
 from selfdistill.models.stochastic_depth import Kept
 from selfdistill.types import take
@@ -57,8 +59,7 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, bias)
         q, k, v = rearrange(qkv, "b t (n h d) -> n b h t d", n=3, h=self.heads)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        x = rearrange(x, "b h t d -> b t (h d)")
+        x = rearrange(attend(q, k, v, mask, dropout), "b h t d -> b t (h d)")
         return scaled(self.proj, gain, x if places is None else take(x, places))
 
 
@@ -74,9 +75,10 @@ class Block(Region):
         self.gain1 = LayerScale(width, gain) if gain else None
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
         hidden = round(width * config.mlp_ratio)
-        self.mlp = Mlp(width, hidden, act_layer=nn.GELU, drop=(config.activation_dropout, 0.0))
+        self.mlp = Mlp(width, hidden, act_layer=nn.GELU)
+        self.activation_dropout = Dropout(config.activation_dropout)
         self.gain2 = LayerScale(width, gain) if gain else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def compute(
         self,
@@ -113,7 +115,7 @@ class Block(Region):
         return self.dropout(self.attention(x, mask, places, self.gain1))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden, last = self.mlp.drop1(self.mlp.act(self.mlp.fc1(x))), self.mlp.fc2
+        hidden, last = self.activation_dropout(self.mlp.act(self.mlp.fc1(x))), self.mlp.fc2
         assert isinstance(last, nn.Linear)
         return scaled(last, self.gain2, hidden)
 

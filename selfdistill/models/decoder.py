@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from selfdistill.config import DecoderConfig
 from selfdistill.models.conv import ConvStack
+from selfdistill.models.dropout import Dropout
 from selfdistill.models.initialise import bert_
 from selfdistill.models.projection import projection
 from selfdistill.types import Masks
@@ -33,7 +34,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.noise = config.mask_noise_std
         self.clears_padding = clears_padding
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
         widths = [width] + [config.width] * config.layers
         self.convs = ConvStack(widths, config.kernel, config.groups, config.residual, grid)
         inner = int(config.projection_ratio * config.width)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from selfdistill.config import ModelConfig
@@ -85,4 +86,5 @@ def attention_mask(padding: Tensor | None, bias: Tensor | None) -> Tensor | None
     allowed = ~padding[:, None, None, :]
     if bias is None:
         return allowed
-    return bias.masked_fill(~allowed, float("-inf"))
+    # finite, so that the softmax of a row of padding alone is not nan
+    return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)

@@ -12,6 +12,7 @@ from selfdistill.bench import flops
 from selfdistill.bench.flops import RECOMPUTED, counted_flops, step_flops
 from selfdistill.config import ModelConfig, RunConfig
 from selfdistill.modalities.base import load_modality
+from selfdistill.models import attention
 from selfdistill.models.conv import ConvStack
 from selfdistill.models.flops import Counts, EncoderFlops, Flops, block, conv_stack
 from selfdistill.models.region import prepare_regions
@@ -58,6 +59,16 @@ def test_every_choice_counts(case: str, changes: dict[str, Any], tiny_config: An
     for strategy in STRATEGIES:
         found, counted = both(config_of(case, tiny_config, strategy=strategy, **changes))
         assert sum(found.values()) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_in_tiles_counts_as_any_other(
+    case: str, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(case, tiny_config, model={"attention_dropout": 0.1})
+    monkeypatch.setattr(attention, "TILE_BYTES", 1)
+    found, counted = both(config)
+    assert sum(found.values()) == pytest.approx(counted, rel=0.02)
 
 
 @pytest.mark.parametrize("case", PLAIN.values())

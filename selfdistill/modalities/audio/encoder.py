@@ -16,6 +16,7 @@ from selfdistill.modalities.audio.alibi import Alibi
 from selfdistill.modalities.audio.config import AudioEncoderConfig
 from selfdistill.modalities.base import FeatureEncoder
 from selfdistill.models.conv import ConvStack, strided_conv
+from selfdistill.models.dropout import Dropout
 from selfdistill.models.region import Region
 from selfdistill.types import Masks, Tokens
 
@@ -88,14 +89,14 @@ class AudioEncoder(FeatureEncoder):
         self.compat = config.compat
         self.conv_layers = [list(layer) for layer in encoder.conv_layers]
         self.local = LocalFeatures(encoder, width)
-        self.input_dropout = nn.Dropout(encoder.input_dropout)
+        self.input_dropout = Dropout(encoder.input_dropout)
         if config.strategy == "dense":
             self.mask_token = nn.Parameter(torch.rand(width))
         widths = [width] * (encoder.position_depth + 1)
         kernel, groups = encoder.position_kernel, encoder.position_groups
         self.positions = ConvStack(widths, kernel, groups, residual=False)
         self.norm = nn.LayerNorm(width, eps=config.model.norm_eps)
-        self.dropout = nn.Dropout(config.model.dropout)
+        self.dropout = Dropout(config.model.dropout)
         depth = encoder.prenet_depth + config.model.depth
         self.alibi = Alibi(encoder, config.model.heads, depth) if encoder.alibi else None
 

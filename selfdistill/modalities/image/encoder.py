@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
+from selfdistill.models.dropout import Dropout
 from selfdistill.models.initialise import beit_, beit_tensor_
 from selfdistill.types import Tokens, after_prefix
 
@@ -50,7 +51,7 @@ class ImageEncoder(FeatureEncoder):
         else:
             self.relative_bias = self._build_relative_bias(config)
         self.norm = nn.LayerNorm(model.width, model.norm_eps) if encoder.context_norm else None
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         if model.initializer == "beit":
             self.local.apply(beit_)
             for token in tokens:

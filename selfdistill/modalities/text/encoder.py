@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
 from selfdistill.modalities.text.tokenizer import PAD_ID
+from selfdistill.models.dropout import Dropout
 from selfdistill.models.initialise import bert_
 from selfdistill.types import Tokens
 
@@ -33,7 +34,7 @@ class TextEncoder(FeatureEncoder):
         self.context_norm = (
             nn.LayerNorm(width, config.model.norm_eps) if encoder.context_norm else None
         )
-        self.dropout = nn.Dropout(config.model.dropout)
+        self.dropout = Dropout(config.model.dropout)
         self.apply(bert_)
 
     @property

@@ -1,0 +1,210 @@
+"""Attention by the fastest kernel there is, none of which keeps logits.
+
+On a CPU torch has no fused kernel with dropout, nor for a bias that is learned: there it would
+write down the logits of all rows, their softmax, and what dropout makes of it, and keep most of
+that for the backward pass. ``tiled_attention`` takes that kernel's place. It goes over the logits
+in tiles that a cache has room for, and computes each tile once more in the backward pass, as
+FlashAttention does (arXiv 2205.14135, section 3.1); a tile here has all keys of its queries.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfdistill.models.dropout import keep_chance, kept
+
+TILE_BYTES = 2**20
+"""Of logits: what a core's second-level cache holds."""
+
+Tile = tuple[slice, slice]
+"""Rows of the batch, and heads."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """softmax(q k' / sqrt(d) + mask) v, [B, H, T, d].
+
+    Args:
+        q, k, v: [B, H, T, d].
+        mask: added to (float) or selecting in (bool, True = attend) the logits; broadcasts to
+            [B, H, T, T].
+        dropout: chance of a weight to be left out.
+    """
+    if _unfused(q, mask, dropout):
+        # every tile would copy what is not contiguous, in each of the products it is in
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        out: Tensor = tiled_attention(q, k, v, mask, dropout)[0]
+        return out
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def _unfused(q: Tensor, mask: Tensor | None, dropout: float) -> bool:
+    """Whether torch would write down all logits, and these would be more than a tile."""
+    learned = mask is not None and mask.requires_grad
+    missing = q.device.type == "cpu" and q.dtype == torch.float32 and (dropout > 0 or learned)
+    return missing and q.shape[:3].numel() * q.shape[2] * q.element_size() > TILE_BYTES
+
+
+@torch.library.custom_op(
+    "selfdistill::tiled_attention",
+    mutates_args=(),
+    device_types="cpu",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """``attend`` tile by tile.
+
+    Returns:
+        The output, and what dropout kept: bool [B, H, T, T], or empty without dropout.
+    """
+    out, keeps, (room,) = _like(q), _keeps(q, dropout), _rooms(q, 1)
+    for tile in _tiles(q):
+        weights = _softmax(q[tile], k[tile], mask, tile, room)
+        if dropout:
+            weights *= keeps[tile].copy_(kept(weights.shape, dropout))
+        _multiply(weights, v[tile], out[tile])
+    if dropout:
+        out /= keep_chance(dropout)
+    return out, keeps
+
+
+@torch.library.custom_op(
+    "selfdistill::tiled_attention_backward", mutates_args=(), device_types="cpu"
+)
+def tiled_attention_backward(
+    of_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    out: Tensor,
+    keeps: Tensor,
+    dropout: float,
+    learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, and of a mask that is learned (otherwise empty).
+
+    Source: arXiv 2205.14135, appendix B.2.
+    """
+    of_q, of_k, of_v, of_mask = _gradients(q, mask, learned)
+    sums = (of_out * out).sum(-1, keepdim=True)
+    of_out = (of_out / keep_chance(dropout) if dropout else of_out).contiguous()
+    room, more_room = _rooms(q, 2)
+    for tile in _tiles(q):
+        weights = _softmax(q[tile], k[tile], mask, tile, room)
+        of_logits = _multiply(of_out[tile], v[tile].mT, _start(more_room, weights.shape))
+        if dropout:
+            of_logits *= keeps[tile]
+        of_logits -= sums[tile]
+        of_logits *= weights
+        if dropout:
+            weights *= keeps[tile]
+        _multiply(weights.mT, of_out[tile], of_v[tile])
+        _multiply(of_logits, k[tile], of_q[tile])
+        _multiply(of_logits.mT, q[tile], of_k[tile])
+        if learned:
+            part = _part(of_mask, tile)
+            part += of_logits.sum_to_size(part.shape)
+    scale = q.shape[-1] ** -0.5
+    return of_q.mul_(scale), of_k.mul_(scale), of_v, of_mask
+
+
+@tiled_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Sequence[Tensor]:
+    return _like(q), _keeps(q, dropout)
+
+
+@tiled_attention_backward.register_fake
+def _(
+    of_out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *rest: Any
+) -> Sequence[Tensor]:
+    return _gradients(q, mask, rest[-1])
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.dropout = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, of_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    learned = ctx.needs_input_grad[3]
+    *gradients, of_mask = tiled_attention_backward(of_out, *ctx.saved_tensors, ctx.dropout, learned)
+    return *gradients, of_mask if learned else None, None
+
+
+tiled_attention.register_autograd(_backward, setup_context=_remember)
+
+
+def _softmax(q: Tensor, k: Tensor, mask: Tensor | None, tile: Tile, room: Tensor) -> Tensor:
+    """Of a tile's logits [b, h, T, T], written into ``room``."""
+    shape = torch.Size((*q.shape[:3], k.shape[2]))
+    logits = _multiply(q, k.mT, _start(room, shape), q.shape[-1] ** -0.5)
+    if mask is not None and mask.dtype == torch.bool:
+        logits.masked_fill_(~_part(mask, tile), torch.finfo(q.dtype).min)
+    elif mask is not None:
+        logits += _part(mask, tile)
+    return torch.softmax(logits, -1, out=logits)
+
+
+def _multiply(left: Tensor, right: Tensor, out: Tensor, scale: float = 1.0) -> Tensor:
+    """Products of the matrices in the last two axes, times a factor, written into ``out``."""
+    flat = out.view(-1, *out.shape[2:])
+    torch.baddbmm(flat, left.flatten(0, 1), right.flatten(0, 1), beta=0, alpha=scale, out=flat)
+    return out
+
+
+def _tiles(q: Tensor) -> Iterator[Tile]:
+    """Whole rows, or where not even one is small enough, heads of a row."""
+    rows, heads = q.shape[:2]
+    if (together := _heads_together(q) // heads) > 0:
+        for row in range(0, rows, together):
+            yield slice(row, row + together), slice(None)
+        return
+    for row in range(rows):
+        for head in range(0, heads, _heads_together(q)):
+            yield slice(row, row + 1), slice(head, head + _heads_together(q))
+
+
+def _heads_together(q: Tensor) -> int:
+    """Of one row or of several, whose logits are not larger than a tile; but one at least."""
+    return max(TILE_BYTES // (q.shape[2] ** 2 * q.element_size()), 1)
+
+
+def _rooms(q: Tensor, number: int) -> Tensor:
+    """For the logits of the largest tile, so often."""
+    rows, heads, tokens, _ = q.shape
+    return q.new_empty(number, min(_heads_together(q), rows * heads) * tokens * tokens)
+
+
+def _start(room: Tensor, shape: torch.Size) -> Tensor:
+    return room[: math.prod(shape)].view(shape)
+
+
+def _part(mask: Tensor, tile: Tile) -> Tensor:
+    """What a mask that broadcasts to all logits has of a tile."""
+    rows, heads = (
+        part if size > 1 else slice(None) for part, size in zip(tile, mask.shape[:2], strict=True)
+    )
+    return mask[rows, heads]
+
+
+def _like(q: Tensor) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _keeps(q: Tensor, dropout: float) -> Tensor:
+    shape = (*q.shape[:3], q.shape[2]) if dropout else (0,)
+    return q.new_empty(shape, dtype=torch.bool)
+
+
+def _gradients(
+    q: Tensor, mask: Tensor | None, learned: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_mask = torch.zeros_like(mask) if learned and mask is not None else q.new_empty(0)
+    return _like(q), _like(q), _like(q), of_mask

@@ -16,11 +16,17 @@ from tokenizer_cases import byte_level, train_sentencepiece
 from selfdistill.config import RunConfig
 from selfdistill.data.loader import Source, training_batches
 from selfdistill.data.plain import plain_examples
-from selfdistill.data.shards import ShardSet
+from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import load_modality
-from selfdistill.modalities.text.data import TextPipeline, prepare, read_passage
+from selfdistill.modalities.text.data import (
+    EXTENSIONS,
+    TextPipeline,
+    drawn_passages,
+    prepare,
+    read_passage,
+)
 from selfdistill.modalities.text.encoder import TextEncoder
 from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.types import Masks, Tokens
@@ -186,6 +192,18 @@ def test_a_run_without_a_tokenizer_trains_one(new_run: Make) -> None:
     model = new_run(tokenizer=str(path.with_suffix(".model")))
     assert prepare(model) == prepared
     assert path.stat().st_mtime_ns == written
+
+
+def test_a_tokenizer_learns_from_passages_all_over(new_run: Make) -> None:
+    shards = training_shards(new_run().data, EXTENSIONS)
+    good = passages()
+    assert drawn_passages(shards, seed=0) == good
+    few = drawn_passages(shards, seed=0, most=sum(len(text) for text in good) // 4)
+    places = [good.index(text) for text in few]
+    assert places == sorted(places)
+    assert len(good) // 8 < len(few) < len(good) // 2
+    assert np.histogram(places, 3, (0, len(good)))[0].min() > 3
+    assert drawn_passages(shards, seed=1, most=500) != drawn_passages(shards, seed=0, most=500)
 
 
 def test_a_run_that_was_killed_before_the_conversion_goes_on(new_run: Make) -> None:

@@ -10,7 +10,7 @@ from selfdistill.modalities.text import blocks as text_blocks
 from selfdistill.modalities.text.blocks import Blocks
 from selfdistill.modalities.text.documents import Block, Document
 from selfdistill.modalities.text.passages import passages
-from selfdistill.modalities.text.sampling import draw, lines
+from selfdistill.modalities.text.sampling import draw
 from selfdistill.packing.entries import Entry
 from selfdistill.packing.inputs import Inputs
 
@@ -94,13 +94,6 @@ def test_the_draw_is_from_all_over() -> None:
     assert draw(blocks, seed=1, most=20_000) != drawn
     assert draw(blocks, seed=0, most=10**9) == blocks
     assert len(draw(blocks, seed=0, most=1)) == 1
-
-
-def test_lines_for_training_are_short() -> None:
-    text = "\n".join(["word " * 500, "\u4e2d" * 3000, "short"])
-    found = list(lines([Block(0, "a", 1, "file", text.encode())], "text"))
-    assert max(len(line.encode()) for line in found) <= 4096
-    assert "".join("".join(found).split()) == "".join(text.split())
 
 
 def characters(texts: list[str]) -> list[int]:

@@ -31,7 +31,7 @@ from selfdistill.modalities.text.tokenizer import (
     read_tokenizer,
     tokenizer_config,
 )
-from selfdistill.modalities.text.training import train_tokenizer
+from selfdistill.modalities.text.training import _lines, train_tokenizer
 
 STRINGS = odd_strings() + strings_with_special_tokens()
 BYTES = {"byte_fallback": True, "vocab_size": 550}
@@ -261,6 +261,17 @@ def test_white_space_makes_no_difference_to_training(tmp_path: Path) -> None:
     changed = (tmp_path / "tokenizer.model").read_bytes()
     train_tokenizer(corpus(), 200, tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == changed
+
+
+@pytest.mark.parametrize("joint", [" ", ""], ids=["words", "no spaces"])
+def test_long_passages_are_learned_from_as_well(joint: str, tmp_path: Path) -> None:
+    """SentencePiece by itself leaves what is longer than 4,192 bytes out."""
+    whole = joint.join(word for passage in corpus() for word in passage.split())
+    parts = list(_lines([whole, "short"]))
+    assert len(whole.encode()) > 4192 > max(len(part.encode()) for part in parts)
+    assert "".join("".join(parts).split()) == "".join(whole.split()) + "short"
+    train_tokenizer([whole], 200, tmp_path)
+    assert load_tokenizer(tmp_path / "tokenizer.json").vocab_size == 200
 
 
 def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path: Path) -> None:

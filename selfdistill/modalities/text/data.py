@@ -1,12 +1,13 @@
 """Text bytes to token ids, random crops, and token masks."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline, padded
@@ -14,6 +15,7 @@ from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import clone_keys, random_tokens, span_masks
+from selfdistill.modalities.text.sampling import SAMPLED_BYTES
 from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
@@ -144,7 +146,7 @@ def prepare(config: RunConfig) -> RunConfig:
             )
     elif given is None and not trained.exists():
         shards = training_shards(config.data, EXTENSIONS)
-        train_tokenizer(_passages(shards), config.encoder.vocab_size, folder)
+        train_tokenizer(drawn_passages(shards, config.seed), config.encoder.vocab_size, folder)
     else:
         given = given or read_tokenizer(trained)  # killed before it was converted
         _check_fit(config, given)
@@ -163,9 +165,20 @@ def _check_fit(config: RunConfig, tokenizer: Tokenizer) -> None:
             )
 
 
-def _passages(shards: ShardSet) -> Iterator[str]:
-    for index in range(len(shards)):
+def drawn_passages(shards: ShardSet, seed: int, most: int = SAMPLED_BYTES) -> list[str]:
+    """Passages from all over the shards for training a tokenizer, in their order: all of them, or
+    some that were drawn and have more than ``most`` bytes together."""
+    found: dict[int, str] = {}
+    size = 0
+    bar = tqdm(None, "reading text for the tokenizer", len(shards), disable=None)
+    for index in np.random.default_rng(seed).permutation(len(shards)).tolist():
+        bar.update()
         try:
-            yield read_passage(shards.read(index)[1])
+            found[index] = read_passage(shards.read(index)[1])
         except BadSample:
             continue  # counted when training reads it
+        size += len(found[index].encode())
+        if size > most:
+            break
+    bar.close()
+    return [found[index] for index in sorted(found)]

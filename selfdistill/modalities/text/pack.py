@@ -14,7 +14,7 @@ from selfdistill.modalities.text.blocks import JSON, PARQUET, PLAIN, Blocks
 from selfdistill.modalities.text.config import TextEncoderConfig, TextInputConfig
 from selfdistill.modalities.text.documents import Block, Document
 from selfdistill.modalities.text.passages import Count, passages
-from selfdistill.modalities.text.sampling import draw, lines
+from selfdistill.modalities.text.sampling import draw, texts
 from selfdistill.modalities.text.tokenizer import (
     MODEL_FILE,
     TOKENIZER_FILE,
@@ -97,7 +97,7 @@ def prepare(job: Job, inputs: Inputs) -> None:
             drawn = draw(_blocks(job, inputs, bar), job.seed)
         with Bar("training the tokenizer", 0):
             train_tokenizer(
-                lines(drawn, options.field),
+                texts(drawn, options.field),
                 options.vocab_size,
                 job.beside,
                 model_type=options.model,

@@ -1,7 +1,6 @@
 """Text drawn for training a tokenizer."""
 
 import heapq
-import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -11,8 +10,6 @@ from selfdistill.modalities.text.documents import Block, Document
 
 SAMPLED_BYTES = 64 << 20
 """Of text that a tokenizer is trained on."""
-_LINE = re.compile(r"\S.{0,998}(?:\s|\Z)|\S{1,999}", re.DOTALL)
-"""SentencePiece leaves lines of more than 4,192 bytes out."""
 
 
 def draw(blocks: Iterable[Block], seed: int, most: int = SAMPLED_BYTES) -> list[Block]:
@@ -36,9 +33,9 @@ def draw(blocks: Iterable[Block], seed: int, most: int = SAMPLED_BYTES) -> list[
     return [block for _, _, block in sorted(held, key=lambda entry: entry[1])]
 
 
-def lines(blocks: Iterable[Block], field: str) -> Iterator[str]:
-    """Their text, in parts short enough for SentencePiece's training."""
+def texts(blocks: Iterable[Block], field: str) -> Iterator[str]:
+    """Their texts."""
     for block in blocks:
         for document in block.documents(field):
             if isinstance(document, Document):
-                yield from _LINE.findall(document.text)
+                yield document.text

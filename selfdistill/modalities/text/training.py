@@ -1,8 +1,9 @@
 """Training a tokenizer with SentencePiece."""
 
 import io
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from selfdistill.modalities.text.tokenizer import (
     UNK_ID,
 )
 
+_LINE = re.compile(r"\S.{0,998}(?:\s|\Z)|\S{1,999}", re.DOTALL)
+"""SentencePiece leaves lines of more than 4,192 bytes out without a word."""
+
 
 def train_tokenizer(
     passages: Iterable[str],
@@ -45,7 +49,7 @@ def train_tokenizer(
     a line end would become a byte otherwise and take the word behind it its token.
 
     Args:
-        passages: of no more than 4,192 bytes; longer ones are left out.
+        passages: of any length.
         vocab_size: tokens, special ones and bytes included.
         folder: is written to.
         model_type: unigram, or bpe.
@@ -84,12 +88,18 @@ def _rules(scratch: Path, byte_fallback: bool) -> dict[str, Any]:
     return {"normalization_rule_tsv": str(table), "byte_fallback": True}
 
 
+def _lines(passages: Iterable[str]) -> Iterator[str]:
+    """Passages in parts of less than 1,000 characters, cut at white space where there is any."""
+    for passage in passages:
+        yield from map(collapse, _LINE.findall(passage))
+
+
 def _trained(passages: Iterable[str], **options: Any) -> bytes:
     """The identity normaliser, and ``<mask>`` as a control symbol, are what keeps the conversion
     exact; the required characters make the spelling of the control symbols ordinary text."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=map(collapse, passages),
+        sentence_iterator=_lines(passages),
         model_writer=model,
         bos_id=BOS_ID,
         pad_id=PAD_ID,

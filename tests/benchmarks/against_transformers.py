@@ -8,10 +8,15 @@ processor time, by the median of the rounds' ratios. Peak memory is that of proc
 after three steps (Linux): what they have grown by since there was no model yet, so weights,
 optimiser and teacher are in it. With --strategy visible the other loop, whose models cannot leave
 tokens out, reads every masked row in full, and has no decoder.
+
+With --device cuda both have base size, multiply in bf16 and are eager or, with --compile, compiled;
+compared is time on the clock until the device is done, and memory is what torch has allocated there
+at most. That was not run yet.
 """
 
 import argparse
 import multiprocessing
+import os
 import re
 import sys
 import tempfile
@@ -22,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from measuring import Action, Ratio, Seconds, in_turns, median, origin, ratio_of, write_result
 from memory import batch_of
 
@@ -36,6 +40,7 @@ from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.text.tokenizer import TOKENIZER_FILE
 from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.pretrain import build_accelerator
 from selfdistill.types import Batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -48,7 +53,10 @@ FILES = {
     ("text", "visible"): "text/base_visible.yaml",
 }
 MODALITIES = ("image", "audio", "text")
-BATCH = {"image": 8, "audio": 2, "text": 8}
+BATCH = {
+    "cpu": {"image": 8, "audio": 2, "text": 8},
+    "cuda": {"image": 128, "audio": 16, "text": 32},
+}
 SIZE = ("model.width=384", "model.heads=6")
 LENGTH = {"image": (), "audio": ("input.max_seconds=5",), "text": ("input.max_tokens=256",)}
 VISIBLE = {
@@ -64,6 +72,7 @@ NO_DROPOUT = (
 )
 OURS, THEIRS = "ours", "transformers"
 MEMORY_STEPS = 3
+STEPS_PER_ROUND = {"cpu": 1, "cuda": 20}
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,8 @@ class Case:
     Attributes:
         words: overrides of the config file that ``FILES`` names.
         attention: of transformers' model, eager or sdpa.
+        device: cpu, in fp32, or cuda, in bf16.
+        compiled: whether both are.
     """
 
     modality: str
@@ -80,13 +91,18 @@ class Case:
     words: tuple[str, ...]
     strategy: str = "dense"
     attention: str = "eager"
+    device: str = "cpu"
+    compiled: bool = False
 
     def build(self) -> tuple[RunConfig, Batch]:
-        return noise(CONFIGS / FILES[self.modality, self.strategy], self.words, self.batch_size)
+        precision = "bf16" if self.device == "cuda" else "fp32"
+        own = (f"train.precision={precision}", f"train.compile={str(self.compiled).lower()}")
+        path = CONFIGS / FILES[self.modality, self.strategy]
+        return noise(path, (*own, *self.words), self.batch_size)
 
 
 def noise(path: Path, words: Iterable[str], batch_size: int) -> tuple[RunConfig, Batch]:
-    """A config with overrides, in fp32, and a batch of noise with masks."""
+    """A config with overrides, by itself in fp32, and a batch of noise with masks."""
     config = load_config(path, ["run_dir=unused", "train.precision=fp32", *words], load_modality)
     if config.modality != "text":
         return config, batch_of(config, batch_size)
@@ -100,7 +116,7 @@ def noise(path: Path, words: Iterable[str], batch_size: int) -> tuple[RunConfig,
 def _ours(config: RunConfig, batch: Batch) -> Action:
     """A step of the real trainer."""
     torch.manual_seed(config.seed)
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = build_accelerator(config)
     progress = Progress(config.train.steps, 0, main=False)
     trainer = Trainer(Data2Vec(config), config, accelerator, None, None, progress, {})
     interval = Interval(trainer.parts)
@@ -108,19 +124,34 @@ def _ours(config: RunConfig, batch: Batch) -> Action:
     return lambda: trainer.step(loaded, interval)
 
 
-def _theirs(config: RunConfig, batch: Batch, attention: str) -> Action:
+def _theirs(config: RunConfig, batch: Batch, case: Case) -> Action:
     from todays_loop import TodaysLoop
 
     torch.manual_seed(config.seed)
-    return TodaysLoop(config, batch, attention).step
+    return TodaysLoop(config, batch, case.attention, case.device).step
 
 
 def steps_of(case: Case) -> dict[str, Action]:
     config, batch = case.build()
-    return {OURS: _ours(config, batch), THEIRS: _theirs(config, batch, case.attention)}
+    steps = {OURS: _ours(config, batch), THEIRS: _theirs(config, batch, case)}
+    return {name: _until_done(step, case.device) for name, step in steps.items()}
 
 
-def one_thread() -> None:
+def _until_done(step: Action, device: str) -> Action:
+    if device == "cpu":
+        return step
+
+    def several() -> None:
+        for _ in range(STEPS_PER_ROUND[device]):
+            step()
+        torch.cuda.synchronize()
+
+    return several
+
+
+def on_cpu() -> None:
+    """On one thread of it."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     torch.set_num_threads(1)
 
 
@@ -156,13 +187,16 @@ def peak_megabytes(case: Case, contender: str) -> float:
 def _grown(case: Case, contender: str) -> float:
     from todays_loop import load_classes
 
-    one_thread()
+    if case.device == "cpu":
+        on_cpu()
     config, batch = case.build()
     load_classes()  # whichever is measured: code is no memory of a step
     before = _memory("VmRSS")
-    step = _ours(config, batch) if contender == OURS else _theirs(config, batch, case.attention)
+    step = _ours(config, batch) if contender == OURS else _theirs(config, batch, case)
     for _ in range(MEMORY_STEPS):
         step()
+    if case.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return _memory("VmHWM") - before
 
 
@@ -173,11 +207,15 @@ def _memory(field: str) -> float:
     return int(kilobytes) / 1024
 
 
-def case_of(modality: str, strategy: str, dropout: bool, attention: str) -> Case:
+def case_of(modality: str, options: argparse.Namespace) -> Case:
     """At the size that is compared here."""
-    own = VISIBLE[modality] if strategy == "visible" else ()
-    words = (*SIZE, *LENGTH[modality], *own, *(() if dropout else NO_DROPOUT))
-    return Case(modality, BATCH[modality], words, strategy, attention)
+    words: tuple[str, ...] = NO_DROPOUT if options.no_dropout else ()
+    if options.device == "cpu":
+        words += (*SIZE, *LENGTH[modality])
+        words += VISIBLE[modality] if options.strategy == "visible" else ()
+    attention = "sdpa" if options.sdpa else "eager"
+    size = BATCH[options.device][modality]
+    return Case(modality, size, words, options.strategy, attention, options.device, options.compile)
 
 
 def compare(case: Case, rounds: int) -> dict[str, Any]:
@@ -231,18 +269,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-dropout", action="store_true", help="and no drop path, no layer drop")
     parser.add_argument("--sdpa", action="store_true", help="not eager attention in transformers")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     if find_spec("transformers") is None:
         sys.exit("this needs transformers: pip install 'selfdistill[test]'")
     if unknown := set(options.modalities) - set(MODALITIES):
         parser.error(f"no such modality: {', '.join(sorted(unknown))}")
-    one_thread()
-    attention = "sdpa" if options.sdpa else "eager"
+    if options.device == "cpu":
+        on_cpu()
     results = {}
     for modality in options.modalities or MODALITIES:
-        case = case_of(modality, options.strategy, not options.no_dropout, attention)
-        results[modality] = compare(case, options.rounds)
+        results[modality] = compare(case_of(modality, options), options.rounds)
     print(table(results))
     packages = ("torch", "transformers", "accelerate")
     write_result(options.json, {**origin(*packages), "results": results})

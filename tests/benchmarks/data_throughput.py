@@ -27,6 +27,7 @@ import sentencepiece
 import soundfile
 import torch
 import webdataset
+from made_inputs import clip, picture
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
@@ -113,35 +114,6 @@ def shard(folder: Path, extension: str, contents: Iterable[bytes]) -> ShardSet:
         for number, content in enumerate(contents):
             tar.write({"__key__": f"{number:06d}", extension: content})
     return ShardSet([path], [extension])
-
-
-def picture(rng: np.random.Generator, height: int = 375, width: int = 500) -> bytes:
-    """Noise whose amplitude falls with the frequency, more so in colour, as a JPEG."""
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    frequency[0, 0] = 1 / width
-    planes = []
-    for steepness in (1.15, 1.6, 1.6):  # brightness, and two colours
-        spectrum = np.fft.rfft2(rng.normal(size=(height, width))) / frequency**steepness
-        plane = np.fft.irfft2(spectrum, s=(height, width))
-        planes.append((plane - plane.mean()) / plane.std())
-    scaled = np.stack(planes, axis=-1) * (48, 24, 24) + 128
-    out = io.BytesIO()
-    pixels = scaled.clip(0, 255).astype(np.uint8)
-    Image.fromarray(pixels, "YCbCr").convert("RGB").save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def clip(rng: np.random.Generator, seconds: int = 15, rate: int = 16_000) -> bytes:
-    """Noise that falls off above 500 Hz, in syllables, as a FLAC."""
-    count = seconds * rate
-    spectrum = np.fft.rfft(rng.normal(size=count))
-    spectrum /= np.maximum(np.arange(len(spectrum)) / (500 * seconds), 1) ** 1.2
-    loudness = rng.gamma(1.0, size=5 * seconds + 1)
-    wave = np.fft.irfft(spectrum, count)
-    wave *= np.interp(np.arange(count) * 5 / rate, np.arange(len(loudness)), loudness)
-    out = io.BytesIO()
-    soundfile.write(out, 0.9 * wave / np.abs(wave).max(), rate, format="FLAC", subtype="PCM_16")
-    return out.getvalue()
 
 
 def images(folder: Path) -> Iterator[Contest]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from against_transformers import _ours, noise, one_thread
+from against_transformers import _ours, noise, on_cpu
 from measuring import in_turns, median, origin, write_result
 from memory import Peak
 
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_intermixed_args()
-    one_thread()
+    on_cpu()
     modality = load_config(options.config, ["run_dir=unused"], load_modality).modality
     words = (*SMALL, *OWN[modality], *options.overrides)
     results = {}

@@ -1,6 +1,6 @@
 """Runs that are killed again and again must end with the weights of one that nothing interrupted.
 
-    python tests/benchmarks/soak.py [--kills 200] [--steps 2000] [--seed 0]
+    python tests/benchmarks/soak.py [--kills 200] [--steps 2000] [--seed 0] [--device cpu]
 
 Every kill is a SIGKILL at a random instant: during training, inside the write of a checkpoint, or
 in the first seconds. After it the same command goes on; where the run ends before the last kill,
@@ -33,6 +33,7 @@ WORDS = [
     "train.batch_size=2",
     "checkpoint.every=10",
     "log.every=1",
+    "train.deterministic=true",
 ]
 KINDS = ("training", "writing", "at the start")
 START_SECONDS = 2
@@ -60,11 +61,13 @@ class Soak:
         folder: for everything.
         steps: of the run.
         seed: of the instants.
+        device: cpu or cuda.
     """
 
-    def __init__(self, folder: Path, steps: int, seed: int) -> None:
+    def __init__(self, folder: Path, steps: int, seed: int, device: str = "cpu") -> None:
         self.folder = folder
         self.steps = steps
+        self.setup = _on_gpu if device == "cuda" else None
         self.random = random.Random(seed)
         self.counts = Counts()
         self.run, self.reference = folder / "killed", folder / "reference"
@@ -105,7 +108,7 @@ class Soak:
         self.starts += 1
         path = write_config(self.folder / "config.yaml", "text", self.shards, run)
         words = [str(path), *WORDS, f"train.steps={self.steps}"]
-        return Running(["pretrain", *words], self.folder / f"output-{self.starts}")
+        return Running(["pretrain", *words], self.folder / f"output-{self.starts}", self.setup)
 
     def _ends_well(self, running: Running) -> None:
         ended = running.wait(3600)
@@ -163,10 +166,17 @@ class Soak:
         return found
 
 
-def soak(folder: Path, kills: int, steps: int, seed: int) -> tuple[Counts, int, bool]:
+def _on_gpu() -> None:
+    os.environ["ACCELERATE_USE_CPU"] = "false"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # or its products are not deterministic
+
+
+def soak(
+    folder: Path, kills: int, steps: int, seed: int, device: str = "cpu"
+) -> tuple[Counts, int, bool]:
     """Kill so often; the counts, the number of runs that it took, and whether all of them ended
     with the right weights."""
-    found, runs, same = Soak(folder, steps, seed), 0, True
+    found, runs, same = Soak(folder, steps, seed, device), 0, True
     found.uninterrupted()
     with tqdm(total=kills, disable=None) as bar:
         while found.counts.tried < kills:
@@ -182,10 +192,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in (("kills", 200), ("steps", 2000), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        counts, runs, same = soak(Path(folder), options.kills, options.steps, options.seed)
+        counts, runs, same = soak(
+            Path(folder), options.kills, options.steps, options.seed, options.device
+        )
     for name, count in asdict(counts).items():
         print(f"{name.replace('_', ' ')}: {count}")
     print(f"bitwise equal weights after {options.steps} steps: {'yes' if same else 'NO'}")

@@ -29,17 +29,24 @@ class TodaysLoop:
         batch: with masks. Where a sample has M of them, the student reads it M times, the teacher
             once.
         attention: eager or sdpa.
+        device: for all of it. Precision, and whether the models are compiled, is the config's.
     """
 
-    def __init__(self, config: RunConfig, batch: Batch, attention: str = "eager") -> None:
+    def __init__(
+        self, config: RunConfig, batch: Batch, attention: str = "eager", device: str = "cpu"
+    ) -> None:
+        batch = batch.to(torch.device(device))
         assert batch.masks is not None
-        self.config = config
+        self.config, self.device = config, device
         self.inputs, self.masked = batch.inputs, batch.masks.masked
         self.num_masks = len(self.masked) // len(self.inputs)
         self.prefix = 1 if config.modality == "image" else 0  # the class token
-        self.student = _model(config, attention).train()
+        self.student = _model(config, attention).train().to(device)
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self.head = _head(config)
+        self.head = _head(config).to(device)
+        if config.train.compile:
+            for model in (self.student, self.teacher):
+                model.compile()
         self.learned = [*self.student.parameters(), *self.head.parameters()]
         optim = config.optim
         self.optimizer = torch.optim.AdamW(
@@ -52,7 +59,9 @@ class TodaysLoop:
 
     def step(self) -> None:
         optim, decay = self.config.optim, self.config.teacher.ema_decay
-        self.loss().backward()
+        with torch.autocast(self.device, torch.bfloat16, self.config.train.precision == "bf16"):
+            loss = self.loss()
+        loss.backward()
         if optim.clip_norm:
             nn.utils.clip_grad_norm_(self.learned, optim.clip_norm)
         self.optimizer.step()

@@ -168,12 +168,14 @@ def _unchanged(value: Any) -> Any:
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """A batch system signals every process, but the main one needs its data to stop in order.
 
-    Only the main process itself may end a worker, which torch does when one hangs.
+    Only the main process itself may end a worker, which torch does when one hangs. SIGTERM is
+    blocked there from the first (``_begun``).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     if main is None or not hasattr(signal, "sigtimedwait"):  # macOS does not tell the sender
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return
 
     def wait_for_main() -> None:
@@ -184,8 +186,20 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
                 break
         os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=wait_for_main, daemon=True).start()
+
+
+def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Its batches; the workers are born with SIGTERM blocked.
+
+    Libraries may have threads there before anything of ours runs, and a single one that lets the
+    signal through is the end of its process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -259,7 +273,7 @@ def _load(steps: _Steps, workers: int) -> Generator[list[MicroBatch]]:
         generator=torch.Generator(),  # else it draws from the generator that dropout uses
     )
     with dead_workers_explained():
-        for loaded in _watched(iter(loader)):
+        for loaded in _watched(_begun(loader)):
             if isinstance(loaded, SelfdistillError):
                 raise loaded
             yield loaded

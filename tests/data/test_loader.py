@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -267,6 +268,37 @@ def test_signals_from_others_leave_workers_alive(
     for name in ("INT", "TERM", "USR1"):
         subprocess.run(["kill", f"-{name}", *pids], check=True)
     assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
+
+
+threads_of_new_processes = 0
+
+
+def start_threads() -> None:
+    for _ in range(threads_of_new_processes):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+
+os.register_at_fork(after_in_child=start_threads)
+
+
+@pytest.fixture
+def with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libraries have them that start some as soon as there is a process."""
+    monkeypatch.setattr(sys.modules[__name__], "threads_of_new_processes", 3)
+
+
+def test_nor_do_threads_take_them(
+    with_threads: None, busy: Iterator[list[Loaded]], tmp_path: Path
+) -> None:
+    pids = [child.pid for child in torch.multiprocessing.active_children()]
+    assert all(len(os.listdir(f"/proc/{pid}/task")) >= 4 for pid in pids)
+    for _ in range(5):
+        subprocess.run(["kill", *map(str, pids)], check=True)
+    assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
+
+
+def test_the_main_process_is_not_left_deaf(busy: Iterator[list[Loaded]]) -> None:
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell who sent a signal")

@@ -178,14 +178,14 @@ def silence(_: int) -> Sample:
 
 
 def test_silence_is_flagged(config: Config, here: Pretrain, tmp_path: Path) -> None:
-    """Nothing to learn: a collapse by name, not a loss of nearly nothing."""
+    """Nothing to learn, all samples are one: a collapse by name, not a loss of nearly nothing."""
     shard = write_shard(tmp_path / "silence.tar", map(silence, range(48)))
     words = ["guard.after_steps=20", "log.every=5", "train.steps=200", "guard.patience=2"]
     ended = here(config("audio"), f"data.train=[{shard}]", *words)
     assert ended.code == 3
     last = ended.stderr.splitlines()[-1]
     assert "collapsed at step" in last
-    assert "the deviation of the targets fell to" in last
+    assert "the deviation between samples fell to" in last
     found = rows(tmp_path / "run")
     assert 20 < found[-1]["step"] < 200
     assert all(row["loss"] is not None and math.isfinite(row["loss"]) for row in found)

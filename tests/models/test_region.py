@@ -88,6 +88,7 @@ def test_compiling_changes_no_gradient_and_no_name(
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["dense", "visible"])
 def test_lengths_that_vary_are_not_compiled_one_by_one(
     strategy: str, tiny_config: Make, monkeypatch: pytest.MonkeyPatch

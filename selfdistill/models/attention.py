@@ -1,4 +1,4 @@
-"""Attention by the fastest kernel there is, none of which keeps logits.
+"""Attention by the fastest kernel there is.
 
 On a CPU torch has no fused kernel with dropout, nor for a bias that is learned: there it would
 write down the logits of all rows, their softmax, and what dropout makes of it, and keep most of

@@ -27,7 +27,7 @@ import sentencepiece
 import soundfile
 import torch
 import webdataset
-from made_inputs import clip, picture
+from made_inputs import bible, clip, picture
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
@@ -35,11 +35,9 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms import v2
 
 from selfdistill.config_file import build_config
-from selfdistill.data.locations import resolve
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
 from selfdistill.modalities.base import load_modality
-from selfdistill.modalities.text.data import read_passage
 from selfdistill.modalities.text.tokenizer import (
     MODEL_FILE,
     TOKENIZER_FILE,
@@ -202,8 +200,7 @@ def _bare_clip(kind: type, content: bytes) -> np.ndarray:
 
 
 def text(folder: Path) -> Iterator[Contest]:
-    found = ShardSet(resolve(["sample://text/train.tar.gz"]), ["txt"])
-    passages = [read_passage(found.read(i)[1]) for i in range(len(found))]
+    passages = bible()
     train_tokenizer(passages, 8000, folder)
     bare = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
     path = folder / TOKENIZER_FILE

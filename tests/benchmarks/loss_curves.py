@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill.run_layout import METRICS
+from selfdistill.run_files import MetricsFile
 
 
 def losses(run: Path) -> dict[int, float]:
     """By step."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
-    entries = map(json.loads, lines)
-    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+    rows = MetricsFile(run).read()
+    return {int(row["step"]): row["loss"] for row in rows if "loss" in row}
 
 
 def main() -> int:

@@ -57,14 +57,15 @@ def clip(rng: np.random.Generator, seconds: int = 15, rate: int = 16_000) -> byt
 
 
 @cache
-def _bible() -> list[str]:
+def bible() -> list[str]:
+    """The passages in the package."""
     found = ShardSet(resolve(["sample://text/train.tar.gz"]), ["txt"])
     return [read_passage(found.read(i)[1]) for i in range(len(found))]
 
 
 def passage(rng: np.random.Generator, joined: int = 24) -> bytes:
     """Passages of the Bible, in UTF-8."""
-    return " ".join(rng.choice(_bible(), joined)).encode()
+    return " ".join(rng.choice(bible(), joined)).encode()
 
 
 MADE: dict[str, tuple[str, Make]] = {

@@ -129,7 +129,7 @@ def whole_student(model: Data2Vec, config: RunConfig, accelerator: Accelerator) 
     if not isinstance(model, FSDPModule):
         return model.student
     state = gather(model.student.state_dict(), {})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # they are drawn on the CPU
         student = build_backbones(config)
     student.load_state_dict(state)
     return student.to(accelerator.device)

@@ -123,8 +123,9 @@ def build_backbones(config: RunConfig) -> Backbones:
 def untrained_backbones(config: RunConfig) -> Backbones:
     """The backbones of a run as its seed makes them before the first step, of all its modalities:
     what each of them draws depends on those before it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    # weights are drawn on the CPU; left to itself, torch would wake every GPU of the machine
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
         return build_backbones(config)
 
 

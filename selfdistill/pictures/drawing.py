@@ -162,9 +162,8 @@ class Drawing:
 @contextmanager
 def apart() -> Iterator[None]:
     """The style of the drawings, and random numbers of their own."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with (
-        torch.random.fork_rng(devices),
+        torch.random.fork_rng(devices=[]),  # nothing is drawn at random on a GPU
         matplotlib.style.context(["default", STYLE, {"text.hinting": "none"}]),
         warnings.catch_warnings(),
         # the matrices are small: more threads only take cores from the loader's workers

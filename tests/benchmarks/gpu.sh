@@ -57,7 +57,7 @@ compare="python tests/benchmarks/loss_curves.py $runs"
 [ -e "$inputs" ] || python tests/benchmarks/made_inputs.py "$inputs"
 
 measure exactness.txt 150 "python tests/golden/replay.py tests/golden/recordings/* --device cuda"
-measure no_waiting.txt 150 "python -m pytest -n 0 tests/runs/test_no_waiting.py"
+measure no_waiting.txt 150 "python -m pytest -n 0 tests/runs/test_other_device.py -k sees_no_waiting"
 measure image_base.txt 120 "$(steps image/base_imagenet 256 "$images")"
 measure image_large.txt 120 "$(steps image/large_imagenet 128 "$images")"
 measure text_base.txt 120 "$(steps text/base 64 "$passages")"

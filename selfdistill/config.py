@@ -70,7 +70,7 @@ class ObjectiveConfig:
     """Normalisations of the average, in order."""
     loss_beta: float = 0.0
     """Smooth L1 with this beta; 0: squared error."""
-    loss_scale: float | str = "rsqrt_width"
+    loss_scale: int | float | str = "rsqrt_width"
     """Factor on the loss summed over the width: 1/sqrt(width), 1/width, or a number."""
     head_layers: int = 1
     """Linear layers behind the student; strategy dense."""
@@ -226,7 +226,7 @@ PROBES = ("linear", "few_shot", "knn")
 class CheckpointConfig:
     every: int = 5_000
     keep: int = 3
-    """The newest ones that stay."""
+    """The newest ones that stay; until the end the last one that a good step followed does, too."""
     keep_every: int = 0
     """Besides, those of every so many steps stay for good; 0: none."""
     best: str = ""

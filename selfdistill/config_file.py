@@ -17,7 +17,7 @@ from selfdistill.config import (
     RunConfig,
     TeacherConfig,
 )
-from selfdistill.config_limits import check
+from selfdistill.config_limits import check, check_together
 from selfdistill.config_yaml import read_sections
 from selfdistill.errors import UserError
 from selfdistill.redaction import all_redacted
@@ -78,11 +78,23 @@ def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
-    merged = OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides)))
+    merged = OmegaConf.merge(content, *map(_parsed, overrides))
     for key, value in (override.split("=", 1) for override in overrides):
         if value.strip() == "{}":  # a merge would leave what the file has
             OmegaConf.update(merged, key, {}, merge=False)
     return merged
+
+
+def _parsed(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except yaml.YAMLError as error:
+        key, value = override.split("=", 1)
+        why = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{key}: '{value}' is no YAML ({why}); put what has signs such as * @ % in quotes of "
+            "its own: \"data.train=['*.tar']\""
+        ) from error
 
 
 SECTIONS = (
@@ -118,7 +130,9 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
     """The checked config of nested plain values; see ``load_config``."""
     several = given.get("modalities")
     if not several:
-        return _of_one(given, sections)
+        config = _of_one(given, sections)
+        check_together([config])
+        return config
     if not isinstance(several, dict):
         raise UserError("modalities: must be names with their sections, such as audio: {...}")
     if given.get("modality"):
@@ -138,6 +152,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
     short = [name.rpartition(".")[2] for name in parts]
     if len(set(short)) < len(short):
         raise UserError(f"modalities: {', '.join(parts)} must differ in the last part of the name")
+    check_together(parts.values())
     first = next(iter(parts.values()))
     if len(parts) == 1:
         return first

@@ -1,5 +1,6 @@
 """Values of the config that are out of range or contradict each other."""
 
+from collections.abc import Iterable
 from functools import reduce
 from math import inf, isclose
 from typing import Any
@@ -33,7 +34,6 @@ AT_LEAST_ONE = (
     "eval.batch_size",
 )
 NOT_NEGATIVE = (
-    "seed",
     "encoder.prenet_depth",
     "model.norm_eps",
     "model.layer_scale",
@@ -59,6 +59,7 @@ NOT_NEGATIVE = (
     "data.workers",
     "data.batch_length",
     "checkpoint.keep_every",
+    "compat.ema_epoch_steps",
     "eval.every",
 )
 POSITIVE = (
@@ -78,6 +79,8 @@ SHARES = (
     "model.layer_drop",
     "decoder.input_dropout",
 )
+RATED = [key for key in FIGURES if key != "teacher_norm"]
+"""Figures that the log has under their own name; that one it has block by block."""
 UP_TO_ONE = ("teacher.ema_decay", "teacher.ema_end_decay", "data.max_bad_share")
 
 
@@ -95,6 +98,7 @@ def check(config: RunConfig) -> None:
         (POSITIVE, lambda n: 0 < n < inf, "must be finite and more than 0"),
         (SHARES, lambda n: 0 <= n < 1, "must be at least 0 and less than 1"),
         (UP_TO_ONE, lambda n: 0 <= n <= 1, "must be between 0 and 1"),
+        (("seed",), lambda n: 0 <= n < 2**63, "must be at least 0 and less than 2^63"),
         (("optim.betas",), lambda b: 0 <= min(b) <= max(b) < 1, "must be at least 0, below 1"),
     ):
         for key in keys:
@@ -102,6 +106,17 @@ def check(config: RunConfig) -> None:
     _check_contradictions(config)
     if config.strategy == "visible":
         _check_decoder(config)
+
+
+def check_together(parts: Iterable[RunConfig]) -> None:
+    """Refuse what cannot work for all modalities of a run; raises as ``check`` does."""
+    every = list(parts)
+    best = every[0].checkpoint.best
+    if best.removeprefix("-") in PROBES and not any(part.eval.tasks for part in every):
+        raise UserError(
+            f"checkpoint.best: {best} needs a labelled set to be measured on; add one to "
+            "eval.tasks, or choose a figure of the log"
+        )
 
 
 def _check_contradictions(config: RunConfig) -> None:
@@ -124,12 +139,18 @@ def _check_contradictions(config: RunConfig) -> None:
         "objective.target_layers",
         f"must lie between 0 and {model.depth - 1}",
     )
+    scale = objective.loss_scale
     _need(
-        not isinstance(objective.loss_scale, str)
-        or objective.loss_scale in ("rsqrt_width", "mean"),
+        scale in ("rsqrt_width", "mean") if isinstance(scale, str) else 0 < scale < inf,
         config,
         "objective.loss_scale",
-        "must be rsqrt_width, mean or a number",
+        "must be rsqrt_width, mean, or a finite number above 0",
+    )
+    _need(
+        round(model.width * model.mlp_ratio) >= 1,
+        config,
+        "model.mlp_ratio",
+        f"leaves nothing of model.width {model.width} inside the feed-forward network; raise it",
     )
     _need(
         objective.cls_loss == 0 or getattr(config.encoder, "num_extra_tokens", 0) >= 1,
@@ -139,7 +160,7 @@ def _check_contradictions(config: RunConfig) -> None:
         "such a key",
     )
     _need(
-        train.batch_size % train.accumulate == 0,
+        config.data.batch_length > 0 or train.batch_size % train.accumulate == 0,
         config,
         "train.batch_size",
         f"is not a multiple of train.accumulate {train.accumulate}",
@@ -191,8 +212,8 @@ def _check_best(config: RunConfig) -> None:
             f"of checkpoint.every {every}",
         )
     elif best:
-        names = ", ".join([*PROBES, *FIGURES])
-        _need(best in FIGURES, config, "checkpoint.best", f"is none of {names}")
+        names = ", ".join([*PROBES, *RATED])
+        _need(best in RATED, config, "checkpoint.best", f"is none of {names}")
         _need(
             every % config.log.every == 0,
             config,
@@ -204,6 +225,12 @@ def _check_best(config: RunConfig) -> None:
 
 def _check_decoder(config: RunConfig) -> None:
     groups = config.decoder.groups
+    _need(
+        int(config.decoder.projection_ratio * config.decoder.width) >= 1,
+        config,
+        "decoder.projection_ratio",
+        f"leaves nothing of decoder.width {config.decoder.width}; raise it",
+    )
     for key in ("model.width", "decoder.width"):
         _need(
             _value(config, key) % groups == 0,

@@ -65,7 +65,7 @@ class Checkpointer:
         self._writing: Future[Path] | None = None
         self._rated: list[tuple[int, float]] = []
 
-    def begin(self, checkpoint: Checkpoint) -> Path:
+    def begin(self, checkpoint: Checkpoint, good: Path | None = None) -> Path:
         """``save`` in the background; returns where it will be.
 
         The tensors must stay as they are until ``wait`` has returned.
@@ -74,7 +74,7 @@ class Checkpointer:
             SelfdistillError: the one before could not be written.
         """
         self.wait()
-        self._writing = self._thread.submit(self.save, checkpoint)
+        self._writing = self._thread.submit(self.save, checkpoint, good)
         return self._path(checkpoint.step)
 
     def check(self) -> None:
@@ -89,8 +89,12 @@ class Checkpointer:
             writing.result()
         self._take_ratings()
 
-    def save(self, checkpoint: Checkpoint) -> Path:
+    def save(self, checkpoint: Checkpoint, good: Path | None = None) -> Path:
         """Write a checkpoint, unless its step is there and intact, and drop those not to be kept.
+
+        Args:
+            checkpoint: to write.
+            good: another one that stays, because the run may have to go back to it.
 
         Raises:
             SelfdistillError: it cannot be written; the earlier ones are untouched.
@@ -110,7 +114,7 @@ class Checkpointer:
         except OSError as error:
             shutil.rmtree(writing, ignore_errors=True)
             raise SelfdistillError(self._failure(checkpoint, error)) from error
-        self._prune(checkpoint.step)
+        self._prune(checkpoint.step, good)
         return final
 
     def complete(self) -> list[Path]:
@@ -197,12 +201,12 @@ class Checkpointer:
             for stale in self.folder.glob(pattern):
                 shutil.rmtree(stale, ignore_errors=True)
 
-    def _prune(self, step: int) -> None:
+    def _prune(self, step: int, good: Path | None) -> None:
         # later ones belong to a run that was taken up again before them; they must not push out
         # what was just saved
         done = [path for path in self.complete() if _step_of(path) <= step]
         for path in done[: -self.keep]:
-            if self._stays(_step_of(path)):
+            if path == good or self._stays(_step_of(path)):
                 continue
             try:
                 _remove(path)

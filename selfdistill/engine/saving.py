@@ -53,12 +53,13 @@ class Saver:
         if self.checkpointer is not None:
             self.checkpointer.check()
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, step: int, state: dict[str, Any], good: Path | None = None) -> None:
         """Copy the weights and the optimiser's state, and begin to write them.
 
         Args:
             step: optimiser steps done.
             state: see ``Checkpoint``.
+            good: see ``Checkpointer.save``.
 
         Raises:
             SelfdistillError: the checkpoint before could not be written.
@@ -68,7 +69,7 @@ class Saver:
         model = gather(self.model.state_dict(), self._copies)
         optimizer = gather(pack_optimizer(self.optimizer, self.model), self._copies)
         if self.checkpointer is not None:
-            self.last = self.checkpointer.begin(Checkpoint(step, model, optimizer, state))
+            self.last = self.checkpointer.begin(Checkpoint(step, model, optimizer, state), good)
 
     def rate(self, step: int, best: str, values: Mapping[str, float]) -> None:
         """Let the checkpoint of a step stay if it is the best so far; on the main process.

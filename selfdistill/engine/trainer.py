@@ -273,7 +273,8 @@ class Trainer:
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        self.saver.save(self.step_count, state)
+        done = self.step_count == self.config.train.steps
+        self.saver.save(self.step_count, state, None if done else self.recovery.good)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of a run with the same architecture.

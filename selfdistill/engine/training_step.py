@@ -95,9 +95,7 @@ class TrainingStep:
         limit = config.optim.clip_norm or float("inf")
         norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), limit))
         losses, stops = self._over_processes(outputs, counts, stop)
-        # a scaled fp16 loss overflows now and then; the scaler leaves that step out by itself
-        scaled = accelerator.scaler is not None
-        verdict = self.judge.judge(losses, torch.zeros_like(norm) if scaled else norm)
+        verdict = self.judge.judge(losses, torch.zeros_like(norm) if self._may_overflow() else norm)
         taken = verdict.taken & norm.isfinite()
         unclipped = (norm / limit).clamp(min=1)
         gradients = part_norms(self.plain_model, unclipped) if logged else None
@@ -142,6 +140,14 @@ class TrainingStep:
                     accelerator.backward(torch.stack(means).sum() * accelerator.num_processes)
             outputs.append({n: o._replace(loss=o.loss.detach()) for n, o in found.items()})
         return outputs
+
+    def _may_overflow(self) -> bool:
+        """Whether gradients that are not finite may come of the scale of an fp16 loss.
+
+        Now and then they do; the scaler then leaves the step out by itself and halves the scale.
+        """
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() >= 1
 
     def _over_processes(
         self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor, stop: bool

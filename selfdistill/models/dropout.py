@@ -49,4 +49,4 @@ def kept(shape: torch.Size, rate: float) -> Tensor:
 
 
 def _level(rate: float) -> int:
-    return round(rate * LEVELS)
+    return min(round(rate * LEVELS), LEVELS - 1)  # some are kept, or none could be made larger

@@ -132,6 +132,8 @@ class Teacher(Backbones):
         """Norm of the averaged parameters' difference to the student's, over the norm of the
         student's; 0 where the teacher is a mere copy."""
         _, averaged = self._pairs(student)
+        if not averaged:
+            return 0.0
         student_parameters = [s for _, s in averaged]
         apart = torch._foreach_sub([t for t, _ in averaged], student_parameters)
         norms = [_norm(tensors) for tensors in (apart, student_parameters)]

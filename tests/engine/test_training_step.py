@@ -179,3 +179,18 @@ def test_a_scaled_loss_that_overflows_is_no_fault(build: Build, accelerator: Acc
     step.optimizer.scaler = accelerator.scaler
     _, *verdict = take(step).numbers.tolist()
     assert step.judge.fault(verdict) == ""
+
+
+def test_gradients_that_no_scale_helps_are_a_fault(build: Build, accelerator: Accelerator) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    accelerator.scaler = scaler
+    step = build()
+    step.optimizer.scaler = scaler
+    # accelerate does so in fp16
+    accelerator.unscale_gradients = lambda _=None: scaler.unscale_(step.optimizer.optimizer)  # type: ignore
+    before = state_of(step)
+    spoilt = next(step.plain_model.student.parameters())
+    spoilt.register_hook(lambda gradient: gradient * math.inf)
+    _, *verdict = take(step).numbers.tolist()
+    assert step.judge.fault(verdict).startswith("the gradient's norm is")
+    assert changed(before, state_of(step)) == set()

@@ -18,6 +18,12 @@ def test_each_place_is_kept_with_its_chance(rate: float) -> None:
     assert together.abs().max() < 5 / 2**8
 
 
+def test_at_a_rate_of_next_to_one_some_are_kept() -> None:
+    y = Dropout(0.999999)(torch.ones(2**20))
+    assert y.isfinite().all()
+    assert y.any()
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 1, 3), (0, 4)])
 def test_any_shape(shape: tuple[int, ...]) -> None:
     keep = kept(torch.Size(shape), 0.5)

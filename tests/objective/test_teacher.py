@@ -235,6 +235,13 @@ def test_distance_is_that_of_the_averaged_weights(tiny_config: Callable[..., Run
     assert teacher.distance(student) == pytest.approx(0.15, rel=1e-5)
 
 
+def test_a_teacher_that_is_a_copy_has_no_distance(tiny_config: Callable[..., RunConfig]) -> None:
+    model = Data2Vec(tiny_config("audio", teacher={"copied": ["encoder", "trunk"]}))
+    with torch.no_grad():
+        next(model.student.parameters()).add_(1)
+    assert model.teacher.distance(model.student) == 0
+
+
 PRENET = {"prenet_depth": 1}
 
 

@@ -164,6 +164,17 @@ def test_going_back_in_vain(config: Config, here: Pretrain, spoil: Spoil, tmp_pa
     assert "step 9: 3 steps in a row" in again.stderr.splitlines()[-1]
 
 
+def test_what_it_may_go_back_to_is_not_pushed_out(
+    config: Config, here: Pretrain, spoil: Spoil, tmp_path: Path
+) -> None:
+    spoil({6, 7, 8})
+    ended = here(config("text"), *WORDS, "checkpoint.keep=1")
+    assert ended.code == 0, ended.stderr
+    assert f"going back to {checkpoint(tmp_path / 'run', 3)}" in ended.stderr
+    kept = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert list(kept) == [checkpoint(tmp_path / "run", 12)]
+
+
 def test_without_a_good_checkpoint(config: Config, here: Pretrain, spoil: Spoil) -> None:
     spoil(range(1, 100))
     ended = here(config("image"), *WORDS, "checkpoint.every=1")

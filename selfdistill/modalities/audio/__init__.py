@@ -1,5 +1,6 @@
 """Audio: waveform, convolutional features and positions, span masks."""
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
@@ -54,6 +55,10 @@ def check(config: RunConfig) -> None:
             f"input.sampling_rate: {config.input.sampling_rate} must be between {MIN_RATE} and "
             f"{MAX_RATE} Hz"
         )
+    for key in ("min_seconds", "max_seconds"):
+        value = getattr(config.input, key)
+        if not 0 <= value < inf:
+            raise UserError(f"input.{key}: {value} must be finite and 0 or more")
     shortest = shortest_clip(config.encoder.conv_layers)
     if config.input.max_seconds * config.input.sampling_rate < shortest:
         raise UserError(

@@ -1,6 +1,7 @@
 """Images: patches, positions, masks of blocks."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from selfdistill.config import RunConfig
@@ -35,9 +36,21 @@ def check(config: RunConfig) -> None:
         (mask.min_block >= 1, "mask.min_block", mask.min_block, "must be 1 or more"),
         (mask.max_block >= 0, "mask.max_block", mask.max_block, "must not be negative"),
         (0 < mask.min_aspect <= 1, "mask.min_aspect", mask.min_aspect, "must be in (0, 1]"),
-        (_rising(image.crop_scale), "input.crop_scale", image.crop_scale, "must rise from above 0"),
+        (
+            _rising(image.crop_scale) and image.crop_scale[1] <= 1,
+            "input.crop_scale",
+            image.crop_scale,
+            "must rise from above 0 to at most 1",
+        ),
         (_rising(image.crop_ratio), "input.crop_ratio", image.crop_ratio, "must rise from above 0"),
         (0 <= image.flip <= 1, "input.flip", image.flip, "must be between 0 and 1"),
+        (
+            0 <= image.color_jitter < inf,
+            "input.color_jitter",
+            image.color_jitter,
+            "must be 0 or more",
+        ),
+        (image.max_pixels >= 1, "input.max_pixels", image.max_pixels, "must be 1 or more"),
         (min(image.std) > 0, "input.std", image.std, "must be more than 0"),
     ):
         if not fine:

@@ -59,7 +59,9 @@ def load_config(
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
     _refuse_idle(content, overrides)
     given = _plain(lambda: _override(content, overrides))
-    return build_config(given, sections)
+    config = build_config(given, sections)
+    check_together(config.parts().values())
+    return config
 
 
 def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -130,9 +132,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
     """The checked config of nested plain values; see ``load_config``."""
     several = given.get("modalities")
     if not several:
-        config = _of_one(given, sections)
-        check_together([config])
-        return config
+        return _of_one(given, sections)
     if not isinstance(several, dict):
         raise UserError("modalities: must be names with their sections, such as audio: {...}")
     if given.get("modality"):
@@ -152,7 +152,6 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
     short = [name.rpartition(".")[2] for name in parts]
     if len(set(short)) < len(short):
         raise UserError(f"modalities: {', '.join(parts)} must differ in the last part of the name")
-    check_together(parts.values())
     first = next(iter(parts.values()))
     if len(parts) == 1:
         return first

@@ -109,7 +109,7 @@ def check(config: RunConfig) -> None:
 
 
 def check_together(parts: Iterable[RunConfig]) -> None:
-    """Refuse what cannot work for all modalities of a run; raises as ``check`` does."""
+    """Refuse what no modality of a run to begin makes work; raises as ``check`` does."""
     every = list(parts)
     best = every[0].checkpoint.best
     if best.removeprefix("-") in PROBES and not any(part.eval.tasks for part in every):

@@ -7,7 +7,11 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+)
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config
@@ -16,6 +20,8 @@ from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.run_dir import RunDir
+from selfdistill.engine.signals import StopSignal
+from selfdistill.engine.together import Together
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
@@ -100,7 +106,7 @@ def _run(
             start.check()
             start.bring_companions()
         config = _prepared(config)
-    sources = {name: open_source(name, config.parts(), size) for name, size in sizes.items()}
+    sources = _opened(config, sizes, accelerator)
     torch.manual_seed(config.seed)
     model = Data2Vec(config)
     if start is not None:
@@ -118,14 +124,15 @@ def _run(
         train.steps, checkpoint.step if checkpoint else 0, accelerator.is_main_process
     )
     if run_dir is not None:
-        run_dir.save_config(dump_config(config))
-        run_dir.save_environment(config.seed)
         _announce(config, model, sources, run_dir, progress)
     data = {name: source.fingerprint() for name, source in sources.items()}
     trainer = Trainer(model, config, accelerator, checkpointer, writer, progress, data)
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
         progress.log(f"resumed from {resumed}")
+    if run_dir is not None:
+        run_dir.save_config(dump_config(config))
+        run_dir.save_environment(config.seed)
     if writer is not None:
         writer.truncate_after(trainer.step_count)
     evaluation = Evaluation(config, sources, trainer, run_dir, progress)
@@ -151,6 +158,39 @@ def _prepared(config: RunConfig) -> RunConfig:
         with errors_of(name, config.modalities):
             parts[name] = load_modality(name).prepare(part)
     return replace(config, modalities=parts)
+
+
+def _opened(
+    config: RunConfig, sizes: Mapping[str, int], accelerator: Accelerator
+) -> dict[str, Source]:
+    """The samples of each modality. Every process takes its share of what it finds, so that all
+    must find the same.
+
+    Raises:
+        UserError: on all processes, where one of them cannot use its shards or finds others.
+    """
+
+    def opened() -> dict[str, Source]:
+        return {name: open_source(name, config.parts(), size) for name, size in sizes.items()}
+
+    found = Together(accelerator, StopSignal()).run(opened)
+    assert found is not None, "it listens to no signal"
+    (sources,) = found
+    every = gather_object([{name: source.fingerprint() for name, source in sources.items()}])
+    for rank, theirs in enumerate(every):
+        for name in sources:
+            if theirs[name] != every[0][name]:
+                of_main, other = (
+                    "{samples} samples in {shards} shards".format(**found[name])
+                    for found in (every[0], theirs)
+                )
+                sizes_differ = "" if of_main != other else ", of other sizes"
+                with errors_of(name, sources):
+                    raise UserError(
+                        f"data.train: the main process finds {of_main}, process {rank} {other}"
+                        f"{sizes_differ}; give all nodes the same files under the same names"
+                    )
+    return sources
 
 
 def _fit(

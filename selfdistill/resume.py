@@ -9,6 +9,7 @@ from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
+from selfdistill.engine.checkpoint_files import read_state
 from selfdistill.errors import UserError, errors_of
 from selfdistill.run_layout import CHECKPOINTS
 
@@ -56,6 +57,7 @@ def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
                 "taken for what comes next; remove the newer checkpoints, or go on in another "
                 "run_dir"
             )
+        _check_origin(newest, named)
         return newest  # this run has begun from there already
     if newest is not None and config.resume == "never":
         raise UserError(
@@ -65,6 +67,18 @@ def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
     if newest is None and must_resume:
         raise UserError(f"--resume: {run} holds no complete checkpoint; leave it out to start")
     return newest
+
+
+def _check_origin(newest: Path, named: Path) -> None:
+    mine, theirs = read_state(newest), read_state(named)
+    different, _ = compare_configs(theirs["config"], mine["config"])
+    if mine["data"] != theirs["data"]:
+        different.append("the samples of data.train")
+    if different:
+        raise UserError(
+            f"resume: {newest} is of another run than {named} ({'; '.join(different)}); choose "
+            "another run_dir to go on from there, or resume=auto to go on with what is in this one"
+        )
 
 
 def check_config(old: RunConfig, new: RunConfig) -> None:

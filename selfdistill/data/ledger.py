@@ -16,6 +16,7 @@ from selfdistill.types import Batch, Masks
 MIN_SEEN = 100
 """Samples after which the share of bad ones means something."""
 LOGGED_PER_REASON = 5
+EXAMPLES = 3
 BINS = 4
 LENGTH = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?) ([a-z]+), ")
 """How the detail of a sample that is too short or too long starts: "0.2 seconds, at least ..."."""
@@ -123,7 +124,7 @@ class SkipLedger:
         self.retries += loaded.retries + take_retries()
         for key, reason, detail in loaded.bad:
             self.counts[reason] = self.counts.get(reason, 0) + 1
-            self._examples = [*self._examples, key][:3]
+            self._examples = [*self._examples, key][:EXAMPLES]
             if self.counts[reason] <= LOGGED_PER_REASON:
                 to_log.append((key, reason, detail))
         bad = sum(self.counts.values())
@@ -194,3 +195,20 @@ class SkipLedgers:
     def load_state(self, state: Mapping[str, Any]) -> None:
         for name, ledger in self._ledgers.items():
             ledger.load_state(state[name])
+
+
+def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ``SkipLedgers.state`` of several processes as one."""
+    found = {}
+    for name in states[0]:
+        own = [state[name] for state in states]
+        counts: Counter[str] = Counter()
+        for part in own:
+            counts.update(part["counts"])
+        found[name] = {
+            "counts": dict(counts),
+            "seen": sum(part["seen"] for part in own),
+            "examples": [key for part in own for key in part["examples"]][:EXAMPLES],
+            "retries": sum(part["retries"] for part in own),
+        }
+    return found

@@ -119,6 +119,11 @@ def verify_checkpoint(path: Path) -> int:
     return step
 
 
+def read_state(path: Path) -> Any:
+    """The state of a checkpoint alone, which is not verified; raises as ``read_checkpoint``."""
+    return _read_json(path / _STATE)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint after verifying it; tensors are on the CPU.
 
@@ -132,4 +137,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = load_file(path / name)
         except SafetensorError as error:
             raise UserError(f"{path / name} is no safetensors file: {error}") from error
-    return Checkpoint(step, tensors[_MODEL], tensors[_OPTIMIZER], _read_json(path / _STATE))
+    return Checkpoint(step, tensors[_MODEL], tensors[_OPTIMIZER], read_state(path))

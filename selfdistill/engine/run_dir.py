@@ -54,7 +54,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # a run that begins at the same moment makes one, too
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             self._hold(self._lock)
         except OSError as error:

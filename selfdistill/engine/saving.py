@@ -13,6 +13,7 @@ from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.optimizer_state import pack_optimizer, unpack_optimizer
 from selfdistill.engine.sharding import gather, spread
+from selfdistill.errors import UserError
 
 
 class Saver:
@@ -106,9 +107,18 @@ class Saver:
         """Take the weights and the optimiser's state from a checkpoint.
 
         Raises:
-            UserError: the optimiser's state does not fit.
+            UserError: they do not fit.
         """
         own = self.model.state_dict()
+        for name in sorted(own.keys() | checkpoint.model.keys()):
+            theirs, ours = (
+                [*t[name].shape] if name in t else "none" for t in (checkpoint.model, own)
+            )
+            if theirs != ours:
+                raise UserError(
+                    f"resume: the shape of '{name}' is {theirs} in {path} and {ours} with this "
+                    "config; put back what was changed, or choose another run_dir"
+                )
         model = {n: spread(t, own[n]) if n in own else t for n, t in checkpoint.model.items()}
         self.model.load_state_dict(model)
         unpack_optimizer(self.optimizer, self.model, checkpoint.optimizer)

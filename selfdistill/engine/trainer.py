@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
-from selfdistill.data.ledger import MicroBatch, SkipLedgers
+from selfdistill.data.ledger import MicroBatch, SkipLedgers, joined
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.guard import CollapseGuard
@@ -268,7 +269,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "guard": {name: guard.state() for name, guard in self.collapse.items()},
             "recovery": self.recovery.state(),
-            "bad_samples": self.ledgers.state(),
+            "bad_samples": joined(gather_object([self.ledgers.state()])),
             "train_seconds": self.train_seconds,
         }
         if self.accelerator.scaler is not None:
@@ -308,7 +309,9 @@ class Trainer:
         self.saver.restore(checkpoint, path)
         for name, guard in self.collapse.items():
             guard.load_state(state["guard"][name])
-        self.ledgers.load_state(state["bad_samples"])
+        self.ledgers = SkipLedgers(self.config.data.max_bad_share, self.parts)
+        if self.accelerator.is_main_process:  # it goes on with the counts of all
+            self.ledgers.load_state(state["bad_samples"])
         self.train_seconds = state["train_seconds"]
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from selfdistill.data import loader
-from selfdistill.data.ledger import Bad, Loaded, MicroBatch, SkipLedger, SkipLedgers
+from selfdistill.data.ledger import Bad, Loaded, MicroBatch, SkipLedger, SkipLedgers, joined
 from selfdistill.data.loader import Source, dead_workers_explained, training_batches
 from selfdistill.data.plain import plain_examples
 from selfdistill.data.shards import ShardSet
@@ -358,6 +358,20 @@ class TestSkipLedgers:
         after.load_state(json.loads(json.dumps(before.state())))
         assert after.state() == before.state()
         assert after.total() == 2
+
+    def test_those_of_several_processes_are_one(self) -> None:
+        processes = [SkipLedgers(1.0, ["a", "b"]) for _ in range(2)]
+        processes[0].add({"a": loaded(5), "b": loaded(5, *self.BAD)})
+        processes[1].add({"a": loaded(7, *self.BAD[:1]), "b": loaded(7, *self.BAD[:1])})
+        whole = SkipLedgers(1.0, ["a", "b"])
+        whole.load_state(joined([ledgers.state() for ledgers in processes]))
+        assert whole.total() == 4
+        assert whole.state()["b"] == {
+            "counts": {"too short": 2, "corrupt": 1},
+            "seen": 12,
+            "examples": ["k", "k", "k"],
+            "retries": 0,
+        }
 
 
 class TestSkipLedger:

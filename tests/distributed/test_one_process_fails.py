@@ -16,7 +16,7 @@ from launching import rows
 from tiny import samples, write_shard
 from worlds import Job, train
 
-from selfdistill.data.loader import _Stream
+from selfdistill.data.loader import Source, _Stream
 from selfdistill.engine import processes
 from selfdistill.errors import SelfdistillError
 from selfdistill.objective.data2vec import Data2Vec
@@ -48,7 +48,7 @@ def _begin(kind: str, rank: str) -> None:
 
 def _patch() -> None:
     multiprocessing.set_start_method("fork", force=True)  # workers have the patches, too
-    forward, load = Data2Vec.forward, _Stream.load
+    forward, load, fingerprint = Data2Vec.forward, _Stream.load, Source.fingerprint
     processes.HEAD_START = 0.2
 
     def computed(self: Data2Vec, batches: Any) -> Any:
@@ -63,7 +63,12 @@ def _patch() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, *place)
 
+    def found(self: Source) -> dict[str, Any]:
+        other = (Fault.kind, Fault.rank) == ("files", os.environ["RANK"])
+        return {**fingerprint(self), **({"samples": 7} if other else {})}
+
     Data2Vec.forward, _Stream.load = computed, loaded  # type: ignore[method-assign]
+    Source.fingerprint = found  # type: ignore[method-assign]
 
 
 def model_on_the_other() -> None:
@@ -82,11 +87,22 @@ def worker_killed() -> None:
     _begin("killed", "1")
 
 
+def other_files_on_the_other() -> None:
+    _begin("files", "1")
+
+
 def nothing() -> None:
     _begin("nothing", "0")
 
 
-FAULTS = [model_on_the_other, model_on_the_main_one, loader_on_the_other, worker_killed, nothing]
+FAULTS = [
+    model_on_the_other,
+    model_on_the_main_one,
+    loader_on_the_other,
+    other_files_on_the_other,
+    worker_killed,
+    nothing,
+]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +122,8 @@ def said(words: Words, folder: Path) -> list[list[str]]:
         run = folder / setup.__name__
         return Job(words("image", run, "train.steps=12", *more), setup=setup, code=code)
 
-    jobs = [job(fault) for fault in FAULTS[:-2]]
+    jobs = [job(fault) for fault in FAULTS[:-3]]
+    jobs.append(job(other_files_on_the_other, code=2))
     jobs.append(job(worker_killed, "data.workers=1"))
     uneven = f"data.train={json.dumps(shards[:1] + shards[2:])}"
     jobs.append(job(nothing, uneven, "data.workers=2", code=0))
@@ -141,6 +158,15 @@ def test_a_loader_that_gives_up(said: Sequence[Sequence[str]]) -> None:
     (line,) = lines(main)
     assert line.startswith(LOST)
     assert lines(other) == ["selfdistill: data.train: shard 'x.tar' is not what it was"]
+
+
+def test_other_files_on_one_of_them(said: Sequence[Sequence[str]], folder: Path) -> None:
+    """Each would train on its share of something else."""
+    main, other = said[FAULTS.index(other_files_on_the_other)]
+    (line,) = lines(main)
+    assert re.search(r"data\.train: the main process finds 48 .* process 1 7 samples in", line)
+    assert lines(other) == []
+    assert not rows(folder / "other_files_on_the_other")
 
 
 def test_a_data_worker_killed_by_the_system(said: Sequence[Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -290,6 +291,29 @@ def test_resume_from_another_run(
     assert f"resumed from {run / 'checkpoints'}" in ended.stderr
     assert weights(run, STEPS) == weights(reference("image"), STEPS)
     assert [row["step"] for row in rows(run)] == [*range(50, STEPS + 1)]
+
+
+def test_resume_from_a_run_that_this_one_did_not_begin_from(
+    config: Config, pretrain: Pretrain, used: Path, tmp_path: Path
+) -> None:
+    words = ["seed=9", "train.steps=1", "optim.warmup_steps=0"]
+    assert pretrain(config("image", "other"), *words).code == 0
+    ended = pretrain(config(), f"resume={tmp_path / 'other'}")
+    assert ended.code == 2
+    assert f"resume: {checkpoint(used, STEPS)} is of another run than" in ended.stderr
+    assert "(seed: 9 -> 3); choose another run_dir" in ended.stderr
+
+
+def test_weights_of_another_shape(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
+    words = [config("text"), "optim.warmup_steps=0", "checkpoint.every=1"]
+    assert pretrain(*words, "train.steps=1").code == 0
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    ended = pretrain(*words, "train.steps=2", "input.max_tokens=40")
+    assert ended.code == 2
+    assert "resumed with a changed value: input.max_tokens: 24 -> 40" in ended.stderr
+    shapes = r"the shape of '[\w.]*positions.weight' is \[26, 16\] in .* and \[42, 16\] with this"
+    assert re.search(shapes, ended.stderr.splitlines()[-1])
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
 def test_changed_config(config: Config, pretrain: Pretrain, used: Path) -> None:

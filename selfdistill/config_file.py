@@ -80,16 +80,18 @@ def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
-    merged = OmegaConf.merge(content, *map(_parsed, overrides))
+    for override in overrides:
+        _check_yaml(override)
+    merged = OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides)))
     for key, value in (override.split("=", 1) for override in overrides):
         if value.strip() == "{}":  # a merge would leave what the file has
             OmegaConf.update(merged, key, {}, merge=False)
     return merged
 
 
-def _parsed(override: str) -> DictConfig:
+def _check_yaml(override: str) -> None:
     try:
-        return OmegaConf.from_dotlist([override])
+        OmegaConf.from_dotlist([override])
     except yaml.YAMLError as error:
         key, value = override.split("=", 1)
         why = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -145,7 +145,7 @@ class Trainer:
         while self.step_count < self.config.train.steps:
             self.saver.check()
             began = time.monotonic()
-            micro_batches = next(batches)
+            micro_batches = self._next(batches)
             interval.data_wait += time.monotonic() - began
             self.step(micro_batches, interval)
             if self._ends_interval():
@@ -160,6 +160,21 @@ class Trainer:
                 self._go_back()
                 return
             self._at_intervals(interval, throughput, evaluate)
+
+    def _next(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
+        """The micro-batches of the next step.
+
+        Raises:
+            Preempted: a signal came while the run waited for them, which may take minutes.
+        """
+        if self.accelerator.num_processes > 1:
+            return next(batches)  # they have to agree, which they do within a step
+        found = self.stop.until_asked(lambda: next(batches))
+        if found is None:
+            self.read_verdicts()
+            self.save()
+            raise Preempted(self.stop.explained(self.step_count, self.saver.last))
+        return found
 
     def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
         """One optimiser step over the micro-batches.

@@ -125,7 +125,7 @@ def waiting_for_data() -> None:
         count[0] += 1
         if count[0] == 30:  # in the fourth step of eight samples
             print("waiting", flush=True)
-            time.sleep(1)
+            time.sleep(600)
         return read(self, i)
 
     ShardSet.read = slow  # type: ignore[method-assign]
@@ -152,7 +152,7 @@ def test_asked_to_stop_while_waiting(
     reference: Reference,
     tmp_path: Path,
 ) -> None:
-    """For data, or while a checkpoint is being written: no step is lost."""
+    """For data, which may never come, or while a checkpoint is being written: no step is lost."""
     running = start(config("image"), setup=when)
     while "waiting" not in running.printed("stdout"):
         assert running.process.is_alive(), running.printed("stderr")
@@ -163,7 +163,7 @@ def test_asked_to_stop_while_waiting(
     run = tmp_path / "run"
     step = rows(run)[-1]["step"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir())[-1] == f"step-{step:08d}"
-    assert step == (4 if when is waiting_for_data else max(step, 7))
+    assert step == (3 if when is waiting_for_data else max(step, 7))
     assert "unfinished" not in ended.stderr
     again = pretrain(config("image"), "--resume")
     assert f"resumed from {checkpoint(run, step)}" in again.stderr

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 
 from selfdistill.config import RunConfig
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
-from selfdistill.engine.interval import Interval
 from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import SelfdistillError
@@ -36,7 +35,6 @@ class Workload:
         sources: the training data of each modality.
         trainer: of the whole model.
         batches: of the steps that come next.
-        interval: what the log would be made of.
     """
 
     parts: Mapping[str, RunConfig]
@@ -44,7 +42,6 @@ class Workload:
     sources: Mapping[str, Source]
     trainer: Trainer
     batches: Generator[list[MicroBatch]]
-    interval: Interval
 
     def fetch(self) -> list[MicroBatch]:
         """The micro-batches of the next step, from the loader."""
@@ -52,7 +49,7 @@ class Workload:
 
     def step(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Take them."""
-        self.trainer.step(micro_batches, self.interval)
+        self.trainer.step(micro_batches)
 
     def finish(self) -> None:
         """Wait until the device has done all steps."""
@@ -121,7 +118,7 @@ def _build(config: RunConfig, accelerator: Accelerator) -> Workload:
         steps=config.train.steps,
         workers=config.data.workers,
     )
-    return Workload(parts, accelerator, sources, trainer, batches, Interval(parts))
+    return Workload(parts, accelerator, sources, trainer, batches)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """One checkpoint folder: how it is written, verified and read.
 
-It holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json`` and, written last,
-``manifest.json`` with the size and the SHA-256 of the others. There is no pickle in it.
+It holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json``, between two lines of the
+log ``interval.safetensors`` and, written last, ``manifest.json`` with the size and the SHA-256 of
+the others. There is no pickle in it.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from selfdistill.tensor_files import save_tensors
 
 _FORMAT = 2
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_INTERVAL = "interval.safetensors"
 EXPECTED = "expected a folder like RUN/checkpoints/step-00005000 with a manifest.json"
 
 
@@ -35,12 +37,14 @@ class Checkpoint:
         model: parameters and buffers by name.
         optimizer: as ``pack_optimizer`` gives it.
         state: whatever else, made of what JSON knows.
+        interval: sums since the last line of the log, by name.
     """
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    interval: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +78,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     save_tensors(folder / _MODEL, _separate(checkpoint.model))
     save_tensors(folder / _OPTIMIZER, _separate(checkpoint.optimizer))
     write_synced(folder / _STATE, json.dumps(checkpoint.state))
-    files = {name: _digest(folder / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
+    names = [_MODEL, _OPTIMIZER, _STATE]
+    if checkpoint.interval:
+        save_tensors(folder / _INTERVAL, _separate(checkpoint.interval))
+        names.append(_INTERVAL)
+    files = {name: _digest(folder / name) for name in names}
     manifest = {"format": _FORMAT, "step": checkpoint.step, "files": files}
     write_synced(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     sync_folder(folder)
@@ -104,7 +112,7 @@ def verify_checkpoint(path: Path) -> int:
         raise UserError(f"{path / MANIFEST} has format {version}; this program reads {_FORMAT}")
     named = CHECKPOINT.fullmatch(path.name)
     fits = isinstance(step, int) and (named is None or int(named[1]) == step)
-    if set(files) != {_MODEL, _OPTIMIZER, _STATE} or not fits:
+    if {*files} - {_INTERVAL} != {_MODEL, _OPTIMIZER, _STATE} or not fits:
         raise UserError(f"{path / MANIFEST} is damaged: it speaks of step {step}, {sorted(files)}")
     for name, wanted in files.items():
         try:
@@ -131,10 +139,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: ``path`` is no checkpoint, or it is damaged.
     """
     step = verify_checkpoint(path)
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for name in (_MODEL, _OPTIMIZER):
+    tensors: dict[str, dict[str, Tensor]] = {_INTERVAL: {}}
+    for name in _read_json(path / MANIFEST)["files"]:
+        if name == _STATE:
+            continue
         try:
             tensors[name] = load_file(path / name)
         except SafetensorError as error:
             raise UserError(f"{path / name} is no safetensors file: {error}") from error
-    return Checkpoint(step, tensors[_MODEL], tensors[_OPTIMIZER], read_state(path))
+    state, interval = read_state(path), tensors[_INTERVAL]
+    return Checkpoint(step, tensors[_MODEL], tensors[_OPTIMIZER], state, interval)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,10 @@ OF_A_MODALITY = (
 )
 
 
+WHOLE = "all processes"
+"""What a state calls the sums that are no modality's; no modality has such a name."""
+
+
 class Interval:
     """Sums over the steps of a logging interval; they stay on the device until ``take``.
 
@@ -45,14 +49,19 @@ class Interval:
 
     def __init__(self, modalities: Iterable[str]) -> None:
         self._modalities = list(modalities)
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Forget the steps so far."""
         self._sums = {name: _Sum() for name in self._modalities}
         self._widths: dict[str, int] = {}
         # of all processes: steps, loss, gradient norm, losses of the modalities
         self._whole = _Sum()
         self._last: Step | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Time counts from now on."""
         self._since = time.monotonic()
         self.data_wait = 0.0
 
@@ -82,11 +91,29 @@ class Interval:
         if steps:
             run |= {"loss": loss / steps, "grad_norm": norm / steps, **of_run}
             for (name, sums), its_loss in zip(self._sums.items(), losses, strict=True):
-                figures = _figures(sums.over_processes(accelerator), self._widths[name])
+                total = sums.over_processes(accelerator)
+                assert total is not None, "there were steps"
+                figures = _figures(total, self._widths[name])
                 own[name] = {"loss": its_loss / steps, **figures, **of_parts[name]}
         run["data_wait"] = self.data_wait / max(time.monotonic() - self._since, 1e-9)
-        self._restart()
+        self.restart()
         return run, own
+
+    def state(self, accelerator: Accelerator) -> dict[str, Tensor]:
+        """What a checkpoint keeps: the sums, float64, by name, over all processes, which must ask
+        together; empty where there is no step yet."""
+        sums = {WHOLE: self._whole.total}
+        sums |= {name: own.over_processes(accelerator) for name, own in self._sums.items()}
+        return {name: total for name, total in sums.items() if total is not None}
+
+    def load_state(self, state: Mapping[str, Tensor], accelerator: Accelerator) -> None:
+        """Go on with the sums of a checkpoint; those over all processes belong to the main one."""
+        self.restart()
+        for name, total in state.items():
+            if name == WHOLE:
+                self._whole.total = total.to(accelerator.device)
+            elif accelerator.is_main_process:
+                self._sums[name].total = total.to(accelerator.device)
 
     def _norms(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """Those of the gradient's parts in the last step, if it was taken."""
@@ -101,24 +128,27 @@ class Interval:
 
 
 class _Sum:
-    """Of vectors on the device."""
+    """Of vectors on the device.
+
+    Attributes:
+        total: float64 [n]; None: nothing was added yet.
+    """
 
     def __init__(self) -> None:
-        self._total: Tensor | None = None
+        self.total: Tensor | None = None
 
     def add(self, numbers: Tensor, taken: Tensor) -> None:
         """Add float64 [n] where ``taken``."""
-        before = torch.zeros_like(numbers) if self._total is None else self._total
-        self._total = torch.where(taken, before + numbers, before)
+        before = torch.zeros_like(numbers) if self.total is None else self.total
+        self.total = torch.where(taken, before + numbers, before)
 
     def read(self) -> list[float]:
         """The sum; empty where nothing was added."""
-        return [] if self._total is None else self._total.tolist()
+        return [] if self.total is None else self.total.tolist()
 
-    def over_processes(self, accelerator: Accelerator) -> Tensor:
-        """That of all processes, which must ask together after each has added something."""
-        assert self._total is not None
-        return summed(self._total, accelerator)
+    def over_processes(self, accelerator: Accelerator) -> Tensor | None:
+        """That of all processes, which must ask together, and have all added something or none."""
+        return None if self.total is None else summed(self.total, accelerator)
 
 
 def _flat(output: StepOutput) -> Tensor:

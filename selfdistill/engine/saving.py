@@ -54,12 +54,18 @@ class Saver:
         if self.checkpointer is not None:
             self.checkpointer.check()
 
-    def save(self, step: int, state: dict[str, Any], good: Path | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        interval: Mapping[str, Tensor],
+        good: Path | None = None,
+    ) -> None:
         """Copy the weights and the optimiser's state, and begin to write them.
 
         Args:
             step: optimiser steps done.
-            state: see ``Checkpoint``.
+            state, interval: see ``Checkpoint``.
             good: see ``Checkpointer.save``.
 
         Raises:
@@ -70,7 +76,10 @@ class Saver:
         model = gather(self.model.state_dict(), self._copies)
         optimizer = gather(pack_optimizer(self.optimizer, self.model), self._copies)
         if self.checkpointer is not None:
-            self.last = self.checkpointer.begin(Checkpoint(step, model, optimizer, state), good)
+            # sums are replaced by new tensors, not changed
+            sums = {name: total.cpu() for name, total in interval.items()}
+            whole = Checkpoint(step, model, optimizer, state, sums)
+            self.last = self.checkpointer.begin(whole, good)
 
     def rate(self, step: int, best: str, values: Mapping[str, float]) -> None:
         """Let the checkpoint of a step stay if it is the best so far; on the main process.

@@ -64,6 +64,7 @@ class Trainer:
 
     Attributes:
         collapse: the guard of each modality.
+        interval: what the next line of the log is made of.
         train_seconds: from asking the loader for the batches of a step to the teacher's update,
             summed over the steps that led to the present weights, also in the run's earlier
             processes. Logging, evaluation and checkpoints are not in it.
@@ -107,6 +108,7 @@ class Trainer:
             accelerator,
         )
         self.ledgers = SkipLedgers(config.data.max_bad_share, self.parts)
+        self.interval = Interval(self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
         self.stop = StopSignal()
@@ -141,13 +143,14 @@ class Trainer:
 
     def _train(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
         """To the last step, or to where the run goes back."""
-        interval, throughput = Interval(self.parts), Throughput()
+        throughput = Throughput()
+        self.interval.restart_clock()
         while self.step_count < self.config.train.steps:
             self.saver.check()
             began = time.monotonic()
             micro_batches = self._next(batches)
-            interval.data_wait += time.monotonic() - began
-            self.step(micro_batches, interval)
+            self.interval.data_wait += time.monotonic() - began
+            self.step(micro_batches)
             if self._ends_interval():
                 self.read_verdicts()
             self.train_seconds += time.monotonic() - began
@@ -159,7 +162,7 @@ class Trainer:
             if self.recovery.guard.is_exhausted:
                 self._go_back()
                 return
-            self._at_intervals(interval, throughput, evaluate)
+            self._at_intervals(throughput, evaluate)
 
     def _next(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
         """The micro-batches of the next step.
@@ -176,7 +179,7 @@ class Trainer:
             raise Preempted(self.stop.explained(self.step_count, self.saver.last))
         return found
 
-    def step(self, micro_batches: Sequence[MicroBatch], interval: Interval) -> None:
+    def step(self, micro_batches: Sequence[MicroBatch]) -> None:
         """One optimiser step over the micro-batches.
 
         The host does not wait for it: it takes note of each step while the device is at the next.
@@ -185,7 +188,7 @@ class Trainer:
         step = self.take_step(
             number, micro_batches, stop=self.stop.number > 0, logged=self._is_logged(number + 1)
         )
-        interval.add(step)
+        self.interval.add(step)
         record = self.recovery.record(number, micro_batches, step.outputs, self.saver.last)
         self._unread.append((record, Late(step.numbers)))
         self.step_count += 1
@@ -207,11 +210,11 @@ class Trainer:
         logged = self._is_logged(self.step_count)
         return saved or logged or self.stops or self._evaluation_is_due()
 
-    def _at_intervals(self, interval: Interval, throughput: Throughput, evaluate: Evaluate) -> None:
+    def _at_intervals(self, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
         done = step == config.train.steps
         try:
-            logged = self._log(interval, throughput) if self._is_logged(step) else {}
+            logged = self._log(throughput) if self._is_logged(step) else {}
         except HealthError as error:
             self.save()
             raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
@@ -243,10 +246,10 @@ class Trainer:
             self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
             self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
 
-    def _log(self, interval: Interval, throughput: Throughput) -> dict[str, float]:
+    def _log(self, throughput: Throughput) -> dict[str, float]:
         config, step = self.config, self.step_count
         distance = self.plain_model.teacher.distance(self.plain_model.student)
-        run, own = interval.take(self.accelerator)
+        run, own = self.interval.take(self.accelerator)
         bad, retries = over_processes(
             [float(self.ledgers.total()), float(self.ledgers.retries())], self.accelerator
         )
@@ -290,7 +293,8 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         done = self.step_count == self.config.train.steps
-        self.saver.save(self.step_count, state, None if done else self.recovery.good)
+        interval = self.interval.state(self.accelerator)
+        self.saver.save(self.step_count, state, interval, None if done else self.recovery.good)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of a run with the same architecture.
@@ -327,6 +331,7 @@ class Trainer:
         self.ledgers = SkipLedgers(self.config.data.max_bad_share, self.parts)
         if self.accelerator.is_main_process:  # it goes on with the counts of all
             self.ledgers.load_state(state["bad_samples"])
+        self.interval.load_state(checkpoint.interval, self.accelerator)
         self.train_seconds = state["train_seconds"]
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])

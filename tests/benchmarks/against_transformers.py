@@ -33,7 +33,6 @@ from memory import batch_of
 from selfdistill.config import RunConfig
 from selfdistill.config_file import load_config
 from selfdistill.data.ledger import Loaded
-from selfdistill.engine.interval import Interval
 from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer
 from selfdistill.modalities.base import load_modality
@@ -119,9 +118,8 @@ def _ours(config: RunConfig, batch: Batch) -> Action:
     accelerator = build_accelerator(config)
     progress = Progress(config.train.steps, 0, main=False)
     trainer = Trainer(Data2Vec(config), config, accelerator, None, None, progress, {})
-    interval = Interval(trainer.parts)
     loaded = [{config.modality: Loaded(batch, [], len(batch.inputs))}]
-    return lambda: trainer.step(loaded, interval)
+    return lambda: trainer.step(loaded)
 
 
 def _theirs(config: RunConfig, batch: Batch, case: Case) -> Action:

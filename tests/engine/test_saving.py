@@ -48,7 +48,7 @@ class Training:
         return Checkpoint(self.steps, self.model.state_dict(), packed, {"seen": self.steps})
 
     def save(self) -> None:
-        self.saver.save(self.steps, {"seen": self.steps})
+        self.saver.save(self.steps, {"seen": self.steps}, {})
 
 
 @pytest.fixture

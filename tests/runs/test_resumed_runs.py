@@ -249,6 +249,27 @@ def test_finished_run_prints_its_table_again(
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+OF_TIME = {"data_wait", "samples_per_second", "train_seconds"}
+
+
+def test_lines_of_the_log_that_a_stop_falls_into(
+    config: Config, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = [config("text"), "train.steps=12", "log.every=5", "checkpoint.every=4"]
+    assert pretrain(*words).code == 0
+    whole = rows(run)
+    shutil.rmtree(checkpoint(run, 12))
+    ended = pretrain(*words)
+    assert f"resumed from {checkpoint(run, 8)}" in ended.stderr
+    again = rows(run)
+    assert [row["step"] for row in again] == [5, 10, 12]
+    for row, expected in zip(again, whole, strict=True):
+        assert {k: row[k] for k in row.keys() - OF_TIME} == {
+            k: expected[k] for k in expected.keys() - OF_TIME
+        }
+
+
 def test_resume_never(config: Config, pretrain: Pretrain, used: Path) -> None:
     ended = pretrain(config(), "resume=never")
     assert ended.code == 2

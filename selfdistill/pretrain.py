@@ -1,5 +1,6 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
+import os
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
@@ -77,6 +78,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
+        # without a workspace of a fixed size older torch refuses matrix products on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.train.precision != "fp32":
         # of the few products that autocast leaves in float32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -134,7 +137,7 @@ def _run(
         run_dir.save_config(dump_config(config))
         run_dir.save_environment(config.seed)
     if writer is not None:
-        writer.truncate_after(trainer.step_count)
+        writer.resume_after(trainer.step_count)
     evaluation = Evaluation(config, sources, trainer, run_dir, progress)
     try:
         if trainer.step_count >= train.steps:

@@ -59,21 +59,19 @@ class MetricsWriter:
         self._board: SummaryWriter | None = None
         self._purge_step: int | None = None
 
-    def truncate_after(self, step: int) -> None:
+    def resume_after(self, step: int) -> None:
         """Drop what was written after ``step``, and lines cut short by a crash.
 
-        To be called where a run goes on from a checkpoint.
+        To be called where a run is resumed from a checkpoint.
         """
+        self.truncate_after(step)
+        _truncate(self._run_dir.left_out_path, step)
+
+    def truncate_after(self, step: int) -> None:
+        """The same where a run goes back by itself, of which ``left_out.jsonl`` has to tell."""
         self._purge_step = step + 1
         self.close()
-        path = self._run_dir.metrics_path
-        if not path.exists():
-            return
-        text = path.read_text(encoding="utf-8", errors="replace")
-        lines = text.splitlines(keepends=True)
-        kept = "".join(line for line in lines if _is_kept(line, step))
-        if kept != text:
-            write_atomically(path, kept)
+        _truncate(self._run_dir.metrics_path, step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of a step; what is not finite becomes null.
@@ -125,6 +123,16 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise SelfdistillError(f"cannot write {path}: {error}") from error
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Leave whole lines of steps up to one."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = "".join(line for line in text.splitlines(keepends=True) if _is_kept(line, step))
+    if kept != text:
+        write_atomically(path, kept)
 
 
 def _is_kept(line: str, step: int) -> bool:

@@ -1,6 +1,7 @@
 """Runs that go back to a checkpoint when step after step fails."""
 
 import json
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_left_out_steps_are_named(
     config: Config, here: Pretrain, spoil: Spoil, tmp_path: Path
 ) -> None:
     spoil({2})
-    ended = here(config("text"), "train.steps=4", "optim.warmup_steps=1")
+    ended = here(config("text"), "train.steps=4", "optim.warmup_steps=1", "checkpoint.every=2")
     assert ended.code == 0
     (row,) = map(json.loads, (tmp_path / "run" / "left_out.jsonl").read_text().splitlines())
     assert (row["step"], row["data_step"], row["fault"]) == (3, 2, "the loss is nan")
@@ -124,6 +125,13 @@ def test_left_out_steps_are_named(
     first = ", ".join(row["samples"]["text"][:5])
     line = f"step 3 is left out: the loss is nan (samples {first} and 3 more)"
     assert line in ended.stderr.splitlines()
+    # killed before it was kept, and done once more
+    shutil.rmtree(checkpoint(tmp_path / "run", 4))
+    path = tmp_path / "run" / "left_out.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "data')
+    words = [config("text"), "train.steps=4", "optim.warmup_steps=1", "checkpoint.every=2"]
+    assert here(*words).code == 0
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [row]
 
 
 def test_only_the_micro_batch_at_fault_is_named(

@@ -168,7 +168,6 @@ class Soak:
 
 def _on_gpu() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "false"
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # or its products are not deterministic
 
 
 def soak(

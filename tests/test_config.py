@@ -80,7 +80,7 @@ def test_a_dumped_config_reads_back_equal(modality: str, load: Make, tiny_config
             seed=3,
             run_dir="a folder/\u00fc: #1",
             optim={"betas": [0.5, 0.75], "lr": 1e-7},
-            objective={"loss_scale": 0.125, "target_layers": [0, 2]},
+            objective={"loss_scale": 2, "target_layers": [0, 2]},
             eval={"tasks": {"one": {"train": ["a"], "test": ["b"]}}},
         ),
     ):
@@ -203,6 +203,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ("model", "heads", 0),
         ("model", "heads", 3),  # does not divide 16
         ("model", "mlp_ratio", 0.0),
+        ("model", "mlp_ratio", 0.01),  # of 16 nothing
         ("model", "norm_eps", -1e-5),
         ("model", "dropout", 1.0),
         ("model", "attention_dropout", -0.1),
@@ -216,6 +217,9 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ("objective", "target_layers", [-1]),
         ("objective", "loss_beta", -0.5),
         ("objective", "loss_scale", "sum"),
+        ("objective", "loss_scale", 0),
+        ("objective", "loss_scale", float("nan")),
+        ("compat", "ema_epoch_steps", -1),
         ("objective", "head_layers", 0),
         ("teacher", "ema_decay", 1.01),
         ("teacher", "ema_end_decay", -0.1),
@@ -290,6 +294,21 @@ def test_groups_that_do_not_divide_are_refused_where_there_is_a_decoder(
     ("modality", "overrides", "key"),
     [
         ("text", ["mask.num_masks=0"], "mask.num_masks"),
+        ("text", ["seed=9223372036854775808"], "seed"),
+        (
+            "text",
+            ["strategy=visible", "decoder.projection_ratio=0.001"],
+            "decoder.projection_ratio",
+        ),
+        ("image", ["input.color_jitter=-1"], "input.color_jitter"),
+        ("image", ["input.crop_scale=[0.5,3.0]"], "input.crop_scale"),
+        ("image", ["input.max_pixels=0"], "input.max_pixels"),
+        ("audio", ["input.min_seconds=.nan"], "input.min_seconds"),
+        ("audio", ["input.max_seconds=.inf"], "input.max_seconds"),
+        ("image", ["data.train=[*.tar]"], "data.train"),
+        ("image", ["optim.lr=[1"], "optim.lr"),
+        ("image", ["checkpoint.best=linear", "eval.every=10000"], "checkpoint.best"),
+        ("image", ["checkpoint.best=teacher_norm"], "checkpoint.best"),
         ("text", ["strategy=visible", "decoder.groups=5"], "decoder.groups"),
         ("audio", ["objective.cls_loss=1.0"], "objective.cls_loss"),
         ("image", ["objective.cls_loss=1.0", "encoder.num_extra_tokens=0"], "objective.cls_loss"),

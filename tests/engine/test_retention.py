@@ -47,7 +47,8 @@ def test_the_best_needs_evaluations_that_have_a_checkpoint(runs: SmallRuns, ever
     words = ["checkpoint.every=2", "checkpoint.best=linear"]
     with pytest.raises(UserError, match=rf"checkpoint\.best: linear needs .* eval\.every {every} "):
         runs.config("image", *words, f"eval.every={every}")
-    assert runs.config("image", *words, "eval.every=4").checkpoint.best == "linear"
+    words += ["eval.every=4", "eval.tasks={a: {train: [a.tar], test: [b.tar]}}"]
+    assert runs.config("image", *words).checkpoint.best == "linear"
 
 
 @pytest.mark.parametrize("best", ["explained_variance", "-explained_variance"])

@@ -1,5 +1,6 @@
 """Whose a folder is."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,30 @@ def test_something_else_is_refused(changes: dict[str, Any], words: str, tmp_path
 
 
 def test_other_people_s_files_are_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match=r"is not empty \(thesis\.txt\); give a new folder"):
+    for name in ("thesis.writing", ".old.writing"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=r"is not empty \(thesis\.writing\); give a new folder"):
         start(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.writing", ".old.writing"}
     job = Job(tmp_path, Options())
     forget(job)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.writing", ".old.writing"}
+
+
+def test_a_folder_without_its_state_is_refused(tmp_path: Path) -> None:
+    start(tmp_path)
+    shutil.rmtree(tmp_path / ".pack")
+    with pytest.raises(UserError, match=r"its \.pack/inputs\.npz is gone.*; give a new folder"):
+        start(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pack.json"]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / ".index.json.writing").write_text("{")
+    (tmp_path / "mine.writing").write_text("x")
+    assert not start(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".pack", "pack.json", "mine.writing"}
 
 
 def test_a_killed_begin_is_no_obstacle(tmp_path: Path) -> None:

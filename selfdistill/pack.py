@@ -14,7 +14,7 @@ from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.packing.declaration import Job, Packing, Piece, Skipped, config_value
-from selfdistill.packing.folder import begin, forget, locked, tidy
+from selfdistill.packing.folder import begin, forget, locked, publish, tidy
 from selfdistill.packing.inputs import Inputs
 from selfdistill.packing.keys import piece_key
 from selfdistill.packing.plan import Shape, assign
@@ -81,7 +81,9 @@ def pack(
         is_new = begin(job, inputs, {"modality": modality, **_named(shape)})
         work = _Work(modality, packing, job, shape, inputs, workers)
         try:
-            return finished(job) or work.do(found.ignored)
+            lines = finished(job) or work.do(found.ignored)
+            tidy(job)
+            return lines
         except UserError:
             if is_new:
                 forget(job)
@@ -125,7 +127,7 @@ class _Work:
         )
         if not totals.shards:
             raise _none_left(skipped)
-        tidy(self.job)
+        publish(self.job)
         lines = [*totals.words(self.job), "", "next:", f"  {self._next_command()}"]
         finish(self.job, totals, lines)
         return lines

@@ -151,9 +151,13 @@ def forget(job: Job) -> None:
         job.folder.rmdir()
 
 
-def tidy(job: Job) -> None:
-    """Put what belongs beside the shards there, and remove what only unfinished work needs."""
+def publish(job: Job) -> None:
+    """Put what belongs beside the shards there."""
     for path in sorted(job.beside.iterdir()):
         write_atomically(job.folder / path.name, path.read_bytes())
-    for path in job.state.glob("lot-*"):
+
+
+def tidy(job: Job) -> None:
+    """Remove what only unfinished work needs."""
+    for path in sorted(job.state.glob("lot-*")):  # a survey before its spill, which it needs
         path.unlink()

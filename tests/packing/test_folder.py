@@ -10,7 +10,7 @@ import pytest
 from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job
 from selfdistill.packing.entries import Entry
-from selfdistill.packing.folder import begin, forget, locked, put_beside, tidy, writing
+from selfdistill.packing.folder import begin, forget, locked, publish, put_beside, tidy, writing
 from selfdistill.packing.inputs import Inputs
 
 
@@ -111,10 +111,27 @@ def test_what_lies_beside_must_stay_the_same(tmp_path: Path) -> None:
         put_beside(job, "classes.json", b"[]")
         with pytest.raises(UserError, match=r"was begun with another classes\.json"):
             put_beside(job, "classes.json", "[1]")
-        job.spill(3).write_bytes(b"x")
-        tidy(job)
+        publish(job)
     assert (tmp_path / "classes.json").read_text() == "[]"
-    assert not job.spill(3).exists()
+
+
+def test_no_survey_is_left_without_its_spill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path, Options())
+    survey = job.state / "lot-000003.npz"
+    unlink = Path.unlink
+
+    def watched(path: Path) -> None:
+        assert path == survey or not survey.exists()
+        unlink(path)
+
+    with locked(job):
+        for path in (job.spill(3), survey):
+            path.write_bytes(b"x")
+        monkeypatch.setattr(Path, "unlink", watched)
+        tidy(job)
+    assert not list(job.state.glob("lot-*"))
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -13,8 +13,12 @@ Ends = Literal["blank", "line", "file"]
 """What ends a document of plain text: a blank line, every line, the file."""
 Kind = Literal["blank", "line", "file", "json", "rows"]
 
+UTF_16 = "seems to be UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
+"""A reason."""
+
 _BLANK = string.whitespace + "\0"
 _BYTE_ORDER_MARK = "\ufeff"
+_CONTROLS = bytes(set(range(32)) - set(string.whitespace.encode()))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,11 @@ def _text(raw: Any, kind: Kind, field: str) -> str:
 
 
 def _decoded(raw: bytes) -> str:
+    # every second byte of UTF-16 in most alphabets, all of which would be UTF-8 besides
+    inner = raw.strip(_BLANK.encode())
+    controls = len(inner) - len(inner.translate(None, _CONTROLS))
+    if 3 * controls > len(inner):
+        raise BadSample(UTF_16, f"{controls:,} of {len(inner):,} bytes are control characters")
     try:
         return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill.durable import write_atomically
+from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job, Skipped
 
 INDEX, INFO, SUMMARY, SKIPPED = "index.json", "_info.json", "summary.json", "skipped.jsonl"
@@ -199,6 +200,15 @@ def reasons(skipped: Iterable[Skipped]) -> list[tuple[str, int]]:
     """How often each reason was given, the most frequent first."""
     counts = Counter(reason for _, reason, _ in skipped)
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def none_left(skipped: Sequence[Skipped]) -> UserError:
+    """The error of sources of which nothing is left."""
+    counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
+    examples = "; ".join(
+        f"{name}: {reason} {detail}".rstrip() for name, reason, detail in skipped[:3]
+    )
+    return UserError(f"SOURCE: nothing of it can be packed: {counts} (such as {examples})")
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[float, float, int]]:

@@ -28,6 +28,7 @@ class ShardReport:
         bytes: of it; 0: all its samples were bad, and there is no such file.
         lengths: of its samples.
         skipped: what could not be packed after all.
+        changes: how many of its samples have each ``Sample.change``.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ShardReport:
     md5: str = ""
     lengths: list[float] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, job: Job) -> None:
         """Keep it, when the shard and its index are there."""
@@ -125,6 +127,7 @@ class Totals:
             **self._sums(),
             "histogram": [list(bar) for bar in histogram(self.lengths)],
             "skipped": dict(self._reasons()),
+            "changed": dict(self._changes()),
             "ignored": dict(sorted(self.ignored.items())),
         }
 
@@ -150,6 +153,9 @@ class Totals:
             lines.append(
                 f"  {count:,} x {reason}, such as {name}{f' ({detail})' if detail else ''}"
             )
+        changes = self._changes()
+        if changes:
+            lines += ["", "changed:", *(f"  {count:,} x {change}" for change, count in changes)]
         if self.ignored:
             kinds = sorted(self.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
             shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:8])
@@ -168,6 +174,12 @@ class Totals:
 
     def _reasons(self) -> list[tuple[str, int]]:
         return reasons(self.skipped)
+
+    def _changes(self) -> list[tuple[str, int]]:
+        total = Counter[str]()
+        for shard in self.shards:
+            total.update(shard.changes)
+        return sorted(total.items())
 
 
 def finish(job: Job, totals: Totals, lines: Sequence[str]) -> None:

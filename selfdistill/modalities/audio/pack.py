@@ -5,19 +5,19 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
 from selfdistill.errors import BadSample, UserError
-from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
+from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE, told
 from selfdistill.modalities.audio.manifests import MANIFESTS
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
@@ -43,8 +43,10 @@ _QUIET = 0.1
 _BLOCK = 1 << 16
 _TOLERANCE = 0.1
 """Seconds that a file may lack of what its header says; some headers are estimates."""
+_FLAC_CHANNELS = 8
 _FLAC_BYTES = 1.1
 """Of a value of 16 bits in FLAC, about."""
+_SCALED = "louder than full scale, so made quieter; its json says by how much"
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,22 @@ def _clips(options: AudioOptions, source: Input) -> Iterator[tuple[int, ...]]:
         rate, channels = file.samplerate, file.channels
         first, last = _range(source, file)
         is_whole = first == 0 and file.frames - last <= _TOLERANCE * rate
+        needs_its_name = _needs_its_name(file)
     seconds = (last - first) / rate
     if seconds < options.min_seconds or last <= first:
         raise BadSample("shorter than --min-seconds", f"{seconds:.2f} s")
     fits = seconds <= options.max_seconds and _extension(source) in EXTENSIONS
     as_asked = not options.rate or (options.rate, 1) == (rate, channels)
-    if is_whole and fits and as_asked:
+    if is_whole and fits and as_asked and not needs_its_name:
         if source.size > MAX_BYTES:
             raise BadSample(f"a file of more than {MAX_BYTES:,} bytes")
         yield -1, 0, 0, 0, source.size, seconds
         return
+    if channels > _FLAC_CHANNELS and not options.rate:
+        raise BadSample(
+            f"more than the {_FLAC_CHANNELS} channels of FLAC; --rate mixes them down to one",
+            f"{channels} channels",
+        )
     count = math.ceil(seconds / (options.max_seconds * (1 - SEARCHED)))
     count = 1 if seconds <= options.max_seconds else count
     ends = [first + round((last - first) * i / count) for i in range(count + 1)]
@@ -119,6 +127,8 @@ def _range(source: Input, file: soundfile.SoundFile) -> tuple[int, int]:
     rate = file.samplerate
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")
+    if not file.frames:
+        raise BadSample("empty audio", "there is a header only")
     if not 0 < file.frames <= MAX_HOURS * 3600 * rate:
         raise BadSample(f"length unknown or above {MAX_HOURS} hours", f"{file.frames} frames")
     seconds = file.frames / rate
@@ -126,14 +136,16 @@ def _range(source: Input, file: soundfile.SoundFile) -> tuple[int, int]:
 
 
 def read(job: Job, piece: Piece) -> Sample:
-    """A clip as it goes into a shard: the file itself, or a part of it as FLAC."""
+    """A clip as it goes into a shard: the file itself, or a part of it as FLAC, made quieter where
+    16 bits would clip it."""
     source, options = piece.input, job.options
     with _opened(source) as file:
         rate = file.samplerate
         if not piece.stop:
             data = _checked(source, file)
             seconds = file.frames / rate
-            return _sample(job, piece, {_extension(source): data}, 0.0, seconds, rate)
+            about = _about(piece, 0.0, seconds, rate)
+            return _sample(job, piece, {_extension(source): data}, about)
         ends = _range(source, file)
         first, last = (
             at if at in ends else _quiet_place(file, at, options.max_seconds)
@@ -143,39 +155,60 @@ def read(job: Job, piece: Piece) -> Sample:
     seconds = len(values) / (options.rate or rate)
     if seconds < options.min_seconds or not len(values):
         raise BadSample("ends before its header says", f"{seconds:.2f} s of a clip are left")
-    out = io.BytesIO()
-    try:
-        soundfile.write(out, values, options.rate or rate, format="FLAC", subtype="PCM_16")
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise BadSample("cannot be written as FLAC", str(error)) from error
-    members = {"flac": out.getvalue()}
-    return _sample(job, piece, members, first / rate, seconds, options.rate or rate)
+    about = _about(piece, first / rate, seconds, options.rate or rate)
+    scale = 1.0 / max(float(np.abs(values).max()), 1.0)
+    members = {"flac": _flac(values * scale, about["sampling_rate"])}
+    if scale == 1.0:
+        return _sample(job, piece, members, about)
+    return _sample(job, piece, members, {**about, "scaled": round(scale, 6)}, _SCALED)
 
 
-def _sample(
-    job: Job, piece: Piece, members: dict[str, bytes], start: float, seconds: float, rate: int
-) -> Sample:
-    about = {
+def _about(piece: Piece, start: float, seconds: float, rate: int) -> dict[str, Any]:
+    return {
         "path": piece.input.name.encode("utf-8", "backslashreplace").decode(),
         "start": round(start, 4),
         "seconds": round(seconds, 4),
         "sampling_rate": rate,
     }
+
+
+def _sample(
+    job: Job, piece: Piece, members: dict[str, bytes], about: dict[str, Any], change: str = ""
+) -> Sample:
     more = {"json": json.dumps(about).encode(), **class_member(job, piece)}
-    return Sample(members | more, seconds)
+    return Sample(members | more, about["seconds"], change)
 
 
 @contextmanager
 def _opened(source: Input) -> Iterator[soundfile.SoundFile]:
-    if source.size <= 0:
-        raise BadSample("no such file" if source.size < 0 else "empty audio")
+    if source.size < 0:
+        raise BadSample("no such file", source.path)
+    if source.size == 0:
+        raise BadSample("empty audio")
     try:
-        with soundfile.SoundFile(os.fsencode(source.path)) as file:
+        with open(source.path, "rb") as raw, _sound(raw, source.path) as file:
             yield file
-    except soundfile.LibsndfileError as error:
-        raise BadSample("undecodable audio", error.error_string) from error
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
+        raise BadSample("cannot be read", str(error.strerror)) from error
+    except RuntimeError as error:
+        raise BadSample("undecodable audio", told(error)) from error
+
+
+def _sound(raw: BinaryIO, path: str) -> soundfile.SoundFile:
+    """As training opens it, from its bytes; by its name where that is not enough."""
+    try:
+        return soundfile.SoundFile(raw)
+    except TypeError as error:  # a .raw, which tells nothing of itself
         raise BadSample("undecodable audio", str(error)) from error
+    except soundfile.LibsndfileError as unknown:
+        with suppress(soundfile.LibsndfileError):
+            return soundfile.SoundFile(os.fsencode(path))
+        raise unknown
+
+
+def _needs_its_name(file: soundfile.SoundFile) -> bool:
+    """Whether the suffix alone tells the format, as of an MP3 that begins inside a frame."""
+    return isinstance(file.name, bytes)
 
 
 def _extension(source: Input) -> str:
@@ -220,15 +253,25 @@ def _quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
 
 
 def _values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> np.ndarray:
-    """Frames ``first`` to ``last`` as int16 [n, channels]; with a ``rate`` resampled, [n]."""
+    """Frames ``first`` to ``last``, [n, channels]; with a ``rate`` resampled, [n]."""
     file.seek(first)
     values = file.read(last - first, dtype="float32", always_2d=True)
     _refuse_infinite(values)
     if rate and len(values):
         ratio = Fraction(rate, file.samplerate)
         values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
+    return values
+
+
+def _flac(values: np.ndarray, rate: int) -> bytes:
+    out = io.BytesIO()
     # exact for what had 16 bits
-    return np.rint(values * 32768.0).clip(-32768, 32767).astype(np.int16)
+    values = np.rint(values * 32768.0).clip(-32768, 32767).astype(np.int16)
+    try:
+        soundfile.write(out, values, rate, format="FLAC", subtype="PCM_16")
+    except (RuntimeError, ValueError) as error:
+        raise BadSample("cannot be written as FLAC", told(error)) from error
+    return out.getvalue()
 
 
 PACKING = Packing(

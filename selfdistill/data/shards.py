@@ -23,7 +23,7 @@ from selfdistill.data.shard import (
     check_use,
     learn_all,
 )
-from selfdistill.data.sources import Source, changed
+from selfdistill.data.sources import UNREAD, Source, changed
 from selfdistill.data.tarindex import LABEL, TarIndex
 from selfdistill.errors import UserError
 
@@ -128,10 +128,17 @@ class ShardSet:
 
     def _walk(self) -> TarIndex:
         """Read all headers of the last shard."""
-        shard = self._shards[-1]
+        shard, source = self._shards[-1], self._source(len(self._shards) - 1)
         try:
-            contents = shard.walk(self._source(len(self._shards) - 1))
+            contents = shard.walk(source)
         except tarfile.TarError as error:
+            start = source.read(0, max(map(len, UNREAD)))
+            for magic, program in UNREAD.items():
+                if start.startswith(magic):
+                    raise Unusable(
+                        f"is compressed, and not with gzip as shards may be ({program} -d unpacks "
+                        "it)"
+                    ) from error
             raise Unusable(f"is not a tar file ({error})") from error
         return contents.select(self.extensions)[0]
 

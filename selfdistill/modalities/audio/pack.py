@@ -32,7 +32,7 @@ from selfdistill.packing.declaration import (
     Survey,
     option,
 )
-from selfdistill.packing.entries import Input
+from selfdistill.packing.entries import Input, as_text
 
 MAX_HOURS = 100
 """Of a recording. Headers may announce any length, or that it is not known."""
@@ -165,7 +165,7 @@ def read(job: Job, piece: Piece) -> Sample:
 
 def _about(piece: Piece, start: float, seconds: float, rate: int) -> dict[str, Any]:
     return {
-        "path": piece.input.name.encode("utf-8", "backslashreplace").decode(),
+        "path": as_text(piece.input.name),
         "start": round(start, 4),
         "seconds": round(seconds, 4),
         "sampling_rate": rate,

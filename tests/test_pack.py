@@ -315,7 +315,11 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["image", "none", "--out", "y"], "SOURCE: there is no 'none'; check the path"),
         (["image", "--out", "y"], "the following arguments are required: SOURCE"),
         (["image", ".", "--out", "y", "--seed=-1"], "-1 must not be negative"),
-        (["image", ".", "--out", "y", "--shard-size=0"], "0 must be more than 0"),
+        (
+            ["image", ".", "--out", "y", "--shard-size=1e-7"],
+            "1e-7 must be between 0.001 and 1000000",
+        ),
+        (["image", ".", "--out", "y", "--shard-size=2e9"], "2e9 must be between 0.001 and 1000000"),
         (["image", ".", "--out", "y", "--workers=0"], "0 must be 1 or more"),
         (["text", ".", "--out", "y", "--model=word"], "invalid choice: 'word'"),
     ],

@@ -163,9 +163,18 @@ class TestFaults:
         [
             (b"", "is not a tar file .empty file"),
             (b"hello" * 1000, "is not a tar file .*invalid header"),
-            (bz2.compress(b"hello" * 1000), r"not with gzip as shards may be \(bzip2 -d unpacks"),
-            (lzma.compress(b"hello" * 1000), r"not with gzip as shards may be \(xz -d unpacks"),
-            (b"\x28\xb5\x2f\xfd" + bytes(999), r"not with gzip as shards may be \(zstd -d unpacks"),
+            (
+                bz2.compress(b"hello" * 1000),
+                r"compressed in another way than gzip's \(bzip2 -d unpacks",
+            ),
+            (
+                lzma.compress(b"hello" * 1000),
+                r"compressed in another way than gzip's \(xz -d unpacks",
+            ),
+            (
+                b"\x28\xb5\x2f\xfd" + bytes(999),
+                r"compressed in another way than gzip's \(zstd -d unpacks",
+            ),
             (gzip.compress(b"hello" * 1000, mtime=0), "is not a tar file"),
             (bytes(10240), "has no sample with a member .jpg, .png .found: no file"),
             (b"\x1f\x8b", "is not a tar file|truncated in the middle of the gzip data"),

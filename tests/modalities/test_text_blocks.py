@@ -168,6 +168,19 @@ def test_a_count_that_does_not_add_up_is_checked() -> None:
     assert " ".join(passage.text for passage in found) == "Aa. Bb. Cc. Dd. Ee. Ff. Gg. Hh."
 
 
+@pytest.mark.parametrize("limit", [2, 3, 5])
+def test_a_word_may_cost_more_without_its_space(limit: int) -> None:
+    """As of a byte-level BPE, which has most words with the space before them."""
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(text.split()) + (not text[:1].isspace()) + len(text) // 9 for text in texts]
+
+    text = "one two three, four five six seven eight nine ten. " * 3 + "abcdefghij"
+    made = passages([text], limit, count, join=False)
+    assert all(passage.tokens == count([passage.text])[0] <= limit for passage in made)
+    assert "".join(passage.text for passage in made).replace(" ", "") == text.replace(" ", "")
+
+
 def test_passages_know_their_document() -> None:
     texts = ["A a. B b.", "C c.", "D d. E e. F f."]
     apart = passages(texts, 9, characters, join=False)

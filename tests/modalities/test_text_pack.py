@@ -281,7 +281,7 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json without the entry 'text' "),
+        ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json .* 'text' it has body;"),
         ("a.txt", b"caf\xe9\n\ncaf\xe9\n", "2 x text is not UTF-8 "),
         ("a.txt.gz", gzip.compress(PLAIN)[:-30], "1 x cannot be read to its end "),
     ],

@@ -97,10 +97,7 @@ class Block:
 def _text(raw: Any, kind: Kind, field: str) -> str:
     text = raw if kind == "rows" else _decoded(raw)
     if kind == "json":
-        try:
-            text = json.loads(text)[field]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadSample(f"json without the entry '{field}'", repr(error)) from error
+        text = _entry(text, field)
     if not isinstance(text, str):
         raise BadSample("a value that is no text", type(text).__name__)
     try:
@@ -110,6 +107,19 @@ def _text(raw: Any, kind: Kind, field: str) -> str:
     if not text.strip(_BLANK):
         raise BadSample("empty text")
     return text.replace("\r\n", "\n").removesuffix("\r")
+
+
+def _entry(text: str, field: str) -> Any:
+    reason = f"json without the entry '{field}'"
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSample(reason, repr(error)) from error
+    if not isinstance(entries, dict):
+        raise BadSample(reason, f"it is a {type(entries).__name__}")
+    if field not in entries:
+        raise BadSample(reason, f"it has {', '.join(entries) or 'none'}"[:200])
+    return entries[field]
 
 
 def _decoded(raw: bytes) -> str:

@@ -78,11 +78,12 @@ def _members(source: Source, faults: Faults) -> Iterator[tarfile.TarInfo]:
             if _usable(member, faults):
                 yield member
         # tarfile takes a broken header for the end, but the end is a block of zeros
-        tail = source.read(archive.offset, TAIL_BYTES)
+        left = max(source.size - archive.offset, 0)
+        tail = source.read(archive.offset, min(left, TAIL_BYTES))
         if tail[:BLOCK] != bytes(BLOCK):
             raise tarfile.ReadError("no end-of-archive mark after the last whole member")
         if more := tail.lstrip(b"\0"):
-            count = source.size - archive.offset - len(tail) + len(more)
+            count = left - len(tail) + len(more)
             faults.add(
                 f"{count:,} bytes behind the end-of-archive mark are not read; tar --concatenate "
                 "joins tar files, cat does not"

@@ -15,6 +15,7 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.errors import UserError
 from selfdistill.modalities.audio import pack as audio_pack
 from selfdistill.modalities.audio.data import EXTENSIONS, seconds
+from selfdistill.modalities.audio.recordings import quiet_place
 from selfdistill.packing.declaration import Job
 from selfdistill.packing.entries import Input
 
@@ -324,7 +325,7 @@ def test_the_quietest_moment_is_the_last_of_equals() -> None:
     out = io.BytesIO()
     soundfile.write(out, np.zeros(5 * RATE, np.int16), RATE, format="WAV")
     with soundfile.SoundFile(io.BytesIO(out.getvalue())) as file:
-        assert audio_pack._quiet_place(file, 3 * RATE, 4.0) == 3 * RATE - RATE // 20
+        assert quiet_place(file, 3 * RATE, 4.0) == 3 * RATE - RATE // 20
 
 
 def test_a_recording_may_be_shorter_than_it_was(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _of_shards(names: Sequence[str], wanted: str) -> Subject:
 def _told(locations: Sequence[Location], known: Mapping[str, Sequence[str]]) -> str:
     """The modality that the first sample has most bytes of; captions come beside pictures."""
     every = list(dict.fromkeys(e for extensions in known.values() for e in extensions))
-    _, members = ShardSet(locations[:1], every, _KEY).read(0)
+    _, members = ShardSet(locations[:1], every, _KEY, quiet=True).read(0)
     sizes = {
         name: sum(len(members.get(extension, b"")) for extension in extensions)
         for name, extensions in known.items()

@@ -10,6 +10,7 @@ from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.order import SampleOrder
 from selfdistill.data.steps import ByCount, ByLength, StepPlan
 from selfdistill.data.tally import Tally, read_labels, tally
+from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import UserError
 from selfdistill.inspect_look import Looked, Subject, look_at
 from selfdistill.modalities.picture import Shown
@@ -115,7 +116,9 @@ def _labels(subject: Subject, known: Tally, looked: Looked) -> list[Row]:
         labels, where = list(read_labels(subject.shards, range(total))), ""
     counts = Counter(label for label in labels if label is not None)
     if not counts:
-        return [("labels", "none" + where)]
+        written = known.members.get(LABEL, 0)
+        odd = f"; {written:,} .{LABEL} that are no integers" if written else ""
+        return [("labels", f"none{where}{odd}")]
     words = f"{len(counts):,} classes of {min(counts.values()):,} to {max(counts.values()):,}"
     if len(counts) == 1 or min(counts.values()) == max(counts.values()):
         classes = "class" if len(counts) == 1 else "classes"

@@ -14,7 +14,7 @@ from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.packing.declaration import Job, Packing, Piece, Skipped, config_value
-from selfdistill.packing.folder import begin, forget, locked, tidy
+from selfdistill.packing.folder import begin, forget, locked, publish, tidy
 from selfdistill.packing.inputs import Inputs
 from selfdistill.packing.keys import piece_key
 from selfdistill.packing.plan import Shape, assign
@@ -24,7 +24,7 @@ from selfdistill.packing.report import (
     finish,
     finished,
     load_report,
-    reasons,
+    none_left,
 )
 from selfdistill.packing.shards import write_shard
 from selfdistill.packing.sources import Sources
@@ -81,7 +81,9 @@ def pack(
         is_new = begin(job, inputs, {"modality": modality, **_named(shape)})
         work = _Work(modality, packing, job, shape, inputs, workers)
         try:
-            return finished(job) or work.do(found.ignored)
+            lines = finished(job) or work.do(found.ignored)
+            tidy(job)
+            return lines
         except UserError:
             if is_new:
                 forget(job)
@@ -124,8 +126,8 @@ class _Work:
             ignored=ignored,
         )
         if not totals.shards:
-            raise _none_left(skipped)
-        tidy(self.job)
+            raise none_left(skipped)
+        publish(self.job)
         lines = [*totals.words(self.job), "", "next:", f"  {self._next_command()}"]
         finish(self.job, totals, lines)
         return lines
@@ -137,7 +139,7 @@ class _Work:
             self._run(partial(survey_lot, self.packing, self.job), lots, bar)
         pieces, skipped = gather(self.job)
         if not len(pieces):
-            raise _none_left(skipped)
+            raise none_left(skipped)
         return pieces, skipped
 
     def _write(self, pieces: np.ndarray) -> list[ShardReport]:
@@ -198,14 +200,6 @@ def _write_shard(
         lengths = np.array(report.lengths, np.float32) if with_lengths else None
         write_sidecar(job.folder / name, lengths=lengths, digest=report.sha256)
     report.save(job)
-
-
-def _none_left(skipped: Sequence[Skipped]) -> UserError:
-    counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
-    examples = "; ".join(
-        f"{name}: {reason} {detail}".rstrip() for name, reason, detail in skipped[:3]
-    )
-    return UserError(f"SOURCE: nothing of it can be packed: {counts} (such as {examples})")
 
 
 def _named(shape: Shape) -> dict[str, Any]:

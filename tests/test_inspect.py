@@ -169,6 +169,20 @@ def test_bad_samples_and_faults_are_told(tmp_path: Path, rng: np.random.Generato
     assert found["faults"].startswith("a.tar: truncated or corrupt")
 
 
+def test_labels_that_are_words_are_told(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = shard(tmp_path / "a.tar", [image(rng, 0) | {"cls": b"cat"}] * 3)
+    assert rows(inspect_data([path]))["labels"] == "none; 3 .cls that are no integers"
+
+
+def test_faults_are_warned_of_once(
+    tmp_path: Path, rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    inspect_data([shard(tmp_path / "a.tar", [image(rng, 0), {"seg.png": b"1"}])])
+    assert [record.getMessage()[:27] for record in caplog.records] == [
+        "SHARDS: 1 faults in the sha"
+    ]
+
+
 def test_a_part_of_many_samples_is_looked_at(
     runs: SmallRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ FLOORS = [
         "run_layout",
         "tensor_files",
         "durable",
+        "folders",
         "redaction",
         "health",
     },

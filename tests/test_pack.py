@@ -192,6 +192,24 @@ def test_what_was_broken_off_goes_on(
     assert pack_it(modality, source, tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("step", ["finish", "tidy"])
+def test_what_ends_last_can_be_broken_off_too(
+    step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"selfdistill.pack.{step}", interrupt)
+        with pytest.raises(Preempted):
+            pack_it("text", source, out)
+    monkeypatch.setattr("selfdistill.pack.survey_lot", lambda *_: pytest.fail("surveyed again"))
+    assert "index.json" in pack_it("text", source, out)
+    assert not list((out / ".pack").glob("lot-*"))
+
+
 def test_a_changed_input_is_named(source: Path, tmp_path: Path) -> None:
     pack_it("image", source, tmp_path / "out")
     before = content(tmp_path / "out")
@@ -297,7 +315,11 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["image", "none", "--out", "y"], "SOURCE: there is no 'none'; check the path"),
         (["image", "--out", "y"], "the following arguments are required: SOURCE"),
         (["image", ".", "--out", "y", "--seed=-1"], "-1 must not be negative"),
-        (["image", ".", "--out", "y", "--shard-size=0"], "0 must be more than 0"),
+        (
+            ["image", ".", "--out", "y", "--shard-size=1e-7"],
+            "1e-7 must be between 0.001 and 1000000",
+        ),
+        (["image", ".", "--out", "y", "--shard-size=2e9"], "2e9 must be between 0.001 and 1000000"),
         (["image", ".", "--out", "y", "--workers=0"], "0 must be 1 or more"),
         (["text", ".", "--out", "y", "--model=word"], "invalid choice: 'word'"),
     ],

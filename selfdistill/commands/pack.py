@@ -63,7 +63,7 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         "--name", default="train", help="what the shards' names begin with (default train)"
     )
     parser.add_argument(
-        "--shard-size", type=_above_0, default=500.0, metavar="MB", help="about (default 500)"
+        "--shard-size", type=_megabytes, default=500.0, metavar="MB", help="about (default 500)"
     )
     parser.add_argument(
         "--min-shards", type=_count, default=1, metavar="N", help="so many at least (default 1)"
@@ -93,9 +93,9 @@ def _add_option(parser: argparse.ArgumentParser, field: "Field[Any]", kind: Any)
         parser.add_argument(name, type=kind, default=field.default, help=words)
 
 
-def _above_0(text: str) -> float:
-    if not 0 < (value := float(text)) < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
+def _megabytes(text: str) -> float:
+    if not 0.001 <= (value := float(text)) <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text} must be between 0.001 and 1000000")
     return value
 
 

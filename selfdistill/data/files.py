@@ -10,6 +10,7 @@ from selfdistill.data.locations import SUFFIXES, Location, resolve
 from selfdistill.data.plain import Samples
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, UserError
+from selfdistill.folders import files_below
 
 STDIN = Path("-")
 LINES = "txt"
@@ -94,15 +95,15 @@ def find_inputs(names: Sequence[str]) -> list[Location]:
 def open_inputs(inputs: Sequence[Location], extensions: Sequence[str]) -> list[Samples]:
     """The samples of what ``find_inputs`` gave, in its order.
 
-    A folder stands for what can be used in it and below, sorted, without hidden files. Shards are
-    indexed and lines read at once, other files only when their turn comes.
+    A folder stands for what can be used in it and below (``files_below``). Shards are indexed and
+    lines read at once, other files only when their turn comes.
 
     Args:
         extensions: the pipeline's.
 
     Raises:
-        UserError: a file is of no use to the pipeline, a folder has none that is, a shard cannot
-            be read, or a text file is not UTF-8.
+        UserError: a file is of no use to the pipeline, a folder has none that is or cannot be
+            read, a shard cannot be read, or a text file is not UTF-8.
         SelfdistillError: a shard elsewhere could not be reached.
     """
     kinds = [entry for location in inputs for entry in _kinds(location, extensions)]
@@ -127,7 +128,7 @@ def _kinds(path: Location, extensions: Sequence[str]) -> list[tuple[type, Locati
         return [(ShardSet, path)]
     found: list[tuple[type, Location]]
     if path.is_dir():
-        inside = [p for p in sorted(path.rglob("*")) if not _is_hidden(p.relative_to(path))]
+        inside = [Path(name) for name, _ in files_below(path, _KEY)]
         found = [(kind, p) for p in inside if p.is_file() and (kind := _kind(p, extensions))]
         what = f"folder '{path}' holds nothing that this model takes"
     else:
@@ -151,7 +152,3 @@ def _kind(path: Path, extensions: Sequence[str]) -> type | None:
 
 def _extension(path: Path) -> str:
     return path.suffix.lower().removeprefix(".")
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

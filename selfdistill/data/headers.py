@@ -16,6 +16,8 @@ from selfdistill.data.tarindex import BLOCK, Contents, Faults, starts
 
 MEMBER_BYTES = 1 << 30
 HEADER_BYTES = 1 << 20
+TAIL_BYTES = 1 << 20
+"""That are looked at behind the last member; tar pads its files with zeros to records of less."""
 
 
 class _Headers(io.RawIOBase):
@@ -70,13 +72,22 @@ def _members(source: Source, faults: Faults) -> Iterator[tarfile.TarInfo]:
             if member.size < 0 or member.offset_data <= last:
                 raise tarfile.ReadError("a header that points backwards")
             last = member.offset_data
-            if member.isreg() and last + member.size > source.size:
+            is_plain = member.isreg() and not member.issparse()  # sparse: its size unpacked
+            if is_plain and last + member.size > source.size:
                 raise tarfile.ReadError(f"'{member.name}' is cut off")
             if _usable(member, faults):
                 yield member
         # tarfile takes a broken header for the end, but the end is a block of zeros
-        if source.read(archive.offset, BLOCK) != bytes(BLOCK):
+        left = max(source.size - archive.offset, 0)
+        tail = source.read(archive.offset, min(left, TAIL_BYTES))
+        if tail[:BLOCK] != bytes(BLOCK):
             raise tarfile.ReadError("no end-of-archive mark after the last whole member")
+        if more := tail.lstrip(b"\0"):
+            count = left - len(tail) + len(more)
+            faults.add(
+                f"{count:,} bytes behind the end-of-archive mark are not read; tar --concatenate "
+                "joins tar files, cat does not"
+            )
     except tarfile.TarError as error:
         faults.add(source.fault or f"truncated or corrupt: {error}; the rest is not read")
 
@@ -96,6 +107,7 @@ def list_tar(source: Source) -> Contents:
     for member in _members(source, faults):
         key, extension = base_plus_ext(member.name)
         if not key:
+            faults.add("hidden files and those without an extension are skipped", member.name)
             continue
         number = numbers.setdefault(extension.lower(), len(numbers))
         sample = samples.setdefault(key, {})

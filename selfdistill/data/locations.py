@@ -111,9 +111,12 @@ def _check(pattern: str, scheme: str, key: str, access: Access) -> None:
     shown = without_secrets(pattern)
     if pattern.startswith(PIPE):
         if not access.allow_pipe:
+            unless = "; download it first, or name it in a config"
+            if _is_of_config(key):
+                unless = " unless data.allow_pipe=true; set it only in a config that you trust"
             raise UserError(
-                f"{key}: '{Remote(pattern)}' would run a command in a shell, which is refused "
-                "unless data.allow_pipe=true; set it only in a config that you trust"
+                f"{key}: '{Remote(pattern)}' would run a command in a shell, which is refused"
+                f"{unless}"
             )
         return
     if scheme in ("file", "local"):
@@ -124,9 +127,12 @@ def _check(pattern: str, scheme: str, key: str, access: Access) -> None:
     if "::" in re.sub(r"^https?://[^/]*", "", pattern):
         raise UserError(f"{key}: '{shown}' chains file systems with ::, which is not read")
     if (found := _SHELL.search(pattern)) and not access.allow_pipe:
+        ways = f"write it as %{ord(found[0][0]):02X}"
+        if _is_of_config(key):
+            ways += ", or set data.allow_pipe=true if it is meant"
         raise UserError(
             f"{key}: '{shown}' holds {found[0]!r}, which a shell would take for more than a name; "
-            "write it as %XX, or set data.allow_pipe=true if it is meant"
+            f"{ways}"
         )
     if scheme in SCHEMES and redacted(pattern) != pattern:
         raise UserError(
@@ -137,12 +143,23 @@ def _check(pattern: str, scheme: str, key: str, access: Access) -> None:
         raise UserError(f"{key}: '{shown}' needs {missing}")
 
 
+def _is_of_config(key: str) -> bool:
+    """Whether a config has the names, which may allow more; on a command line nothing does."""
+    return "." in key
+
+
 def _elsewhere(remote: Remote, key: str, access: Access) -> list[Location]:
     if remote.is_command:
         return [remote]
     path = remote.url.partition("?")[0] if remote.scheme in WEB else remote.url
     if remote.scheme in WEB:
-        if re.search(r"[*\[]", path.partition("://")[2].partition("/")[2]):
+        place = path.partition("://")[2].partition("/")[2]
+        if path == remote.url and place[-1:] in ("", "/"):
+            raise UserError(
+                f"{key}: '{remote}' is a folder, but web servers do not list their files; give all "
+                "of their URLs, or a brace list such as train-{0000..0099}.tar behind this one"
+            )
+        if re.search(r"[*\[]", place):
             raise UserError(
                 f"{key}: '{remote}' has wildcards, but web servers do not list their files; give a "
                 "brace list such as train-{0000..0099}.tar"

@@ -23,7 +23,7 @@ from selfdistill.data.shard import (
     check_use,
     learn_all,
 )
-from selfdistill.data.sources import Source, changed
+from selfdistill.data.sources import UNREAD, Source, changed
 from selfdistill.data.tarindex import LABEL, TarIndex
 from selfdistill.errors import UserError
 
@@ -54,6 +54,7 @@ class ShardSet:
         key: the config's name of ``locations``, for the error messages.
         access: how shards elsewhere are reached and kept; None: the defaults.
         skip_bad: leave out shards that are no tar or have no sample, as if they were not named.
+        quiet: warn of nothing, because the same shards are opened again for good.
 
     Attributes:
         names: file name of each shard.
@@ -76,6 +77,7 @@ class ShardSet:
         key: str = TRAIN,
         access: Access | None = None,
         skip_bad: bool = False,
+        quiet: bool = False,
     ) -> None:
         if not locations:
             raise UserError(f"{key}: is empty; give the paths of tar shards")
@@ -106,7 +108,6 @@ class ShardSet:
             unknown = np.full(len(index), np.nan, np.float32)
             self.indexes.append(index)
             self._lengths.append(unknown if lengths is None else lengths)
-        self._warn("indexes beside the shards cannot be used; the headers are read instead", unfit)
         self.names = [shard.name for shard in self._shards]
         self.sizes = [len(index) for index in self.indexes]
         self._starts = np.array([0, *accumulate(self.sizes)])
@@ -116,9 +117,15 @@ class ShardSet:
             for name, index in zip(self.names, self.indexes, strict=True)
             for fault in index.faults
         ]
+        if not quiet:
+            self._warn_of_all(unfit)
+
+    def _warn_of_all(self, unfit: Sequence[str]) -> None:
+        self._warn("indexes beside the shards cannot be used; the headers are read instead", unfit)
         self._warn("faults in the shards", [f"{name}: {fault}" for name, fault in self.faults])
         left_out = [f"'{name}' {why}" for name, why in self.left_out]
-        self._warn(f"of {len(shards)} shards cannot be used and are left out", left_out, NAMED)
+        total = len(self._shards) + len(left_out)
+        self._warn(f"of {total} shards cannot be used and are left out", left_out, NAMED)
 
     def _warn(self, what: str, found: Sequence[str], most: int = 5) -> None:
         if found:
@@ -128,10 +135,17 @@ class ShardSet:
 
     def _walk(self) -> TarIndex:
         """Read all headers of the last shard."""
-        shard = self._shards[-1]
+        shard, source = self._shards[-1], self._source(len(self._shards) - 1)
         try:
-            contents = shard.walk(self._source(len(self._shards) - 1))
+            contents = shard.walk(source)
         except tarfile.TarError as error:
+            start = source.read(0, max(map(len, UNREAD)))
+            for magic, program in UNREAD.items():
+                if start.startswith(magic):
+                    raise Unusable(
+                        "is not a tar file, but compressed in another way than gzip's "
+                        f"({program} -d unpacks it)"
+                    ) from error
             raise Unusable(f"is not a tar file ({error})") from error
         return contents.select(self.extensions)[0]
 

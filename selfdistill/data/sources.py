@@ -12,6 +12,8 @@ SHARD_BYTES = 4 << 30
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"
 """How gzip data starts; a file's name may lie."""
+UNREAD = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""How other compressed data starts, and what unpacks it with -d."""
 
 Identity = tuple[int, int, int]
 """Bytes, time of the last change in ns, and inode of a file."""

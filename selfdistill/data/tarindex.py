@@ -131,18 +131,20 @@ class Contents:
             members=members,
             skipped=int((~kept).sum()),
             others=sorted({e for e in self.extensions if e not in number})[:8],
-            faults=[*self.faults, *self._faults_of(number, owner)],
+            faults=[*self.faults, *self._faults_of(number, owner, kept)],
         )
         return index, kept
 
-    def _faults_of(self, wanted: Collection[str], owner: np.ndarray) -> list[str]:
+    def _faults_of(self, wanted: Collection[str], owner: np.ndarray, kept: np.ndarray) -> list[str]:
         faults = Faults()
         for number, count, name in self.repeated:
             if self.extensions[number] in wanted:
                 faults.add("duplicates of an earlier member are skipped", name, count)
         for number, extension in enumerate(self.extensions):
             if extension not in wanted and extension.rpartition(".")[2] in wanted:
-                found = owner[self.extension == number]
+                found = owner[(self.extension == number) & ~kept[owner]]
+                if not len(found):  # a picture may have a map beside it, 1.jpg and 1.seg.png
+                    continue
                 faults.add(
                     "skipped for a dot in the name: the extension starts at the first dot of the "
                     "file name, so rename them without other dots",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job, Piece, option
+from selfdistill.packing.entries import as_text
 from selfdistill.packing.folder import put_beside
 from selfdistill.packing.inputs import Inputs
 
@@ -41,7 +42,7 @@ def write_classes(job: Job, inputs: Inputs) -> None:
                 f"--labels: '{inputs[i].path}' lies in no folder of a class; name the folder above "
                 "the classes"
             )
-        found.add(name)
+        found.add(as_text(name))
     classes = sorted(found) if labels == FROM_FOLDERS else _given(Path(labels))
     unknown = sorted(found - set(classes))
     if unknown:
@@ -49,15 +50,14 @@ def write_classes(job: Job, inputs: Inputs) -> None:
             f"--labels: {labels} has no class '{unknown[0]}' ({len(unknown)} such folders); take "
             "the list of the training set, or folders of its classes only"
         )
-    content = json.dumps(classes, indent=0, ensure_ascii=False) + "\n"
-    put_beside(job, CLASSES, content.encode("utf-8", "backslashreplace"))
+    put_beside(job, CLASSES, json.dumps(classes, indent=0, ensure_ascii=False) + "\n")
 
 
 def class_member(job: Job, piece: Piece) -> dict[str, bytes]:
     """The ``cls`` member of a sample, by extension; empty without ``job.options.labels``."""
     if not job.options.labels:
         return {}
-    name = piece.input.name.partition("/")[0].encode("utf-8", "backslashreplace").decode()
+    name = as_text(piece.input.name.partition("/")[0])
     return {"cls": str(_numbers(job.beside / CLASSES)[name]).encode()}
 
 
@@ -71,7 +71,7 @@ def _given(path: Path) -> list[str]:
         ) from error
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"--labels: '{path}' is no list of names; name a {CLASSES}")
-    return classes
+    return [as_text(name) for name in classes]
 
 
 @cache

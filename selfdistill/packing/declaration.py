@@ -115,10 +115,12 @@ class Sample:
     Attributes:
         members: by extension.
         length: in ``Packing.unit``.
+        change: what was done to it that the options do not ask for, in words for the summary.
     """
 
     members: Mapping[str, bytes]
     length: float
+    change: str = ""
 
 
 def default_lots(job: Job, inputs: Inputs) -> Iterator[Lot]:

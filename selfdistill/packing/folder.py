@@ -27,15 +27,19 @@ def begin(job: Job, inputs: Inputs, plan: Mapping[str, Any]) -> bool:
         plan: by the names of the command line, what the result depends on beside the inputs and the
             job's options.
 
+    What a killed process left half-written is removed.
+
     Returns:
         Whether nothing was begun yet.
 
     Raises:
-        UserError: the folder holds something else, or something else was begun in it.
+        UserError: something else was begun in the folder.
     """
     own = {name.replace("_", "-"): value for name, value in asdict(job.options).items()}
     wanted = json.loads(json.dumps({"format": _FORMAT, **plan, "seed": job.seed, **own}))
     path = job.folder / PLAN
+    for unfinished in job.state.glob("*.writing"):
+        unfinished.unlink(missing_ok=True)
     if path.exists():
         _compare(job, json.loads(path.read_text("utf-8")), wanted)
         change = inputs.change_since(Inputs.load(job.state / _INPUTS))
@@ -44,11 +48,9 @@ def begin(job: Job, inputs: Inputs, plan: Mapping[str, Any]) -> bool:
                 f"--out: {job.folder} was begun with other inputs: {change}; delete it and start "
                 "again, or give another folder"
             )
+        for unfinished in job.folder.glob(".*.writing"):  # of ``write_atomically``
+            unfinished.unlink(missing_ok=True)
         return False
-    foreign = [path.name for path in job.folder.iterdir() if not path.name.startswith(".")]
-    if foreign:
-        some = ", ".join(sorted(foreign)[:3])
-        raise UserError(f"--out: {job.folder} is not empty ({some}); give a new folder")
     inputs.save(job.state / _INPUTS)
     write_atomically(path, json.dumps(wanted, indent=1) + "\n")
     return True
@@ -82,13 +84,14 @@ def put_beside(job: Job, name: str, content: str | bytes) -> None:
 
 @contextmanager
 def locked(job: Job) -> Iterator[None]:
-    """Make the folder, and keep others from packing into it meanwhile; what a killed process left
-    half-written is removed.
+    """Make the folder, and keep others from packing into it meanwhile.
 
     Raises:
-        UserError: it cannot be made or written to, or somebody is at work in it.
+        UserError: it holds something else, cannot be made or written to, or somebody is at work in
+            it. Nothing is changed in it.
     """
     try:
+        _refuse_foreign(job)
         job.beside.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(job.state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -103,12 +106,25 @@ def locked(job: Job) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # a file system without locks
-        for folder in (job.folder, job.state):
-            for path in folder.glob("*.writing"):
-                path.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_foreign(job: Job) -> None:
+    """Refuse a folder that no job has begun in and is not empty, or that has lost its state."""
+    if (job.folder / PLAN).exists():
+        if not (job.state / _INPUTS).exists():
+            raise UserError(
+                f"--out: {job.folder} was packed, but its {job.state.name}/{_INPUTS} is gone, so "
+                "nothing can be added or checked; give a new folder"
+            )
+        return
+    there = job.folder.iterdir() if job.folder.exists() else ()
+    foreign = sorted(path.name for path in there if not path.name.startswith("."))
+    if foreign:
+        some = ", ".join(foreign[:3])
+        raise UserError(f"--out: {job.folder} is not empty ({some}); give a new folder")
 
 
 @contextmanager
@@ -135,9 +151,13 @@ def forget(job: Job) -> None:
         job.folder.rmdir()
 
 
-def tidy(job: Job) -> None:
-    """Put what belongs beside the shards there, and remove what only unfinished work needs."""
+def publish(job: Job) -> None:
+    """Put what belongs beside the shards there."""
     for path in sorted(job.beside.iterdir()):
         write_atomically(job.folder / path.name, path.read_bytes())
-    for path in job.state.glob("lot-*"):
+
+
+def tidy(job: Job) -> None:
+    """Remove what only unfinished work needs."""
+    for path in sorted(job.state.glob("lot-*")):  # a survey before its spill, which it needs
         path.unlink()

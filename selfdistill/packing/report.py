@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill.durable import write_atomically
+from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job, Skipped
 
 INDEX, INFO, SUMMARY, SKIPPED = "index.json", "_info.json", "summary.json", "skipped.jsonl"
@@ -27,6 +28,7 @@ class ShardReport:
         bytes: of it; 0: all its samples were bad, and there is no such file.
         lengths: of its samples.
         skipped: what could not be packed after all.
+        changes: how many of its samples have each ``Sample.change``.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ShardReport:
     md5: str = ""
     lengths: list[float] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, job: Job) -> None:
         """Keep it, when the shard and its index are there."""
@@ -124,6 +127,7 @@ class Totals:
             **self._sums(),
             "histogram": [list(bar) for bar in histogram(self.lengths)],
             "skipped": dict(self._reasons()),
+            "changed": dict(self._changes()),
             "ignored": dict(sorted(self.ignored.items())),
         }
 
@@ -149,6 +153,9 @@ class Totals:
             lines.append(
                 f"  {count:,} x {reason}, such as {name}{f' ({detail})' if detail else ''}"
             )
+        changes = self._changes()
+        if changes:
+            lines += ["", "changed:", *(f"  {count:,} x {change}" for change, count in changes)]
         if self.ignored:
             kinds = sorted(self.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
             shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:8])
@@ -167,6 +174,12 @@ class Totals:
 
     def _reasons(self) -> list[tuple[str, int]]:
         return reasons(self.skipped)
+
+    def _changes(self) -> list[tuple[str, int]]:
+        total = Counter[str]()
+        for shard in self.shards:
+            total.update(shard.changes)
+        return sorted(total.items())
 
 
 def finish(job: Job, totals: Totals, lines: Sequence[str]) -> None:
@@ -199,6 +212,15 @@ def reasons(skipped: Iterable[Skipped]) -> list[tuple[str, int]]:
     """How often each reason was given, the most frequent first."""
     counts = Counter(reason for _, reason, _ in skipped)
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def none_left(skipped: Sequence[Skipped]) -> UserError:
+    """The error of sources of which nothing is left."""
+    counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
+    examples = "; ".join(
+        f"{name}: {reason} {detail}".rstrip() for name, reason, detail in skipped[:3]
+    )
+    return UserError(f"SOURCE: nothing of it can be packed: {counts} (such as {examples})")
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[float, float, int]]:

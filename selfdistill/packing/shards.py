@@ -1,6 +1,7 @@
 """Writing a shard."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 from selfdistill.durable import sync_folder
@@ -28,6 +29,7 @@ def write_shard(packing: Packing, job: Job, name: str, pieces: Sequence[Piece]) 
     """
     lengths: list[float] = []
     skipped: list[Skipped] = []
+    changes = Counter[str]()
     with writing(job, job.folder / name) as path:
         with open(path, "wb") as file:
             tar = TarWriter(file)
@@ -41,6 +43,7 @@ def write_shard(packing: Packing, job: Job, name: str, pieces: Sequence[Piece]) 
                     else:
                         tar.add(piece.key, sample.members)
                         lengths.append(round(sample.length, 4))
+                        changes.update([sample.change] if sample.change else [])
                 new = lengths[before:]
                 advance(len(new), sum(piece.size for piece in some), sum(new))
             sha256, md5 = tar.finish()
@@ -50,7 +53,7 @@ def write_shard(packing: Packing, job: Job, name: str, pieces: Sequence[Piece]) 
             path.unlink()
             return ShardReport(name, skipped=skipped)
     sync_folder(job.folder)
-    return ShardReport(name, tar.size, sha256, md5, lengths, skipped)
+    return ShardReport(name, tar.size, sha256, md5, lengths, skipped, dict(changes))
 
 
 def _sample(packing: Packing, job: Job, piece: Piece) -> Sample:

@@ -1,11 +1,11 @@
 """Sources named on the command line, as entries: folders, files, manifests."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selfdistill.errors import UserError
+from selfdistill.folders import files_below
 from selfdistill.packing.declaration import Packing
 from selfdistill.packing.entries import Entry
 
@@ -15,9 +15,8 @@ _KEY = "SOURCE"
 class Sources:
     """The files that sources stand for.
 
-    A folder stands for the files in it and below whose names end as the modality's do, in the order
-    of their relative paths; what begins with a dot is left out, and so is the folder written to.
-    Links are followed.
+    A folder stands for the files in it and below (``files_below``) whose names end as the
+    modality's do; the folder written to is left out.
 
     Args:
         names: of the command line.
@@ -61,30 +60,18 @@ class Sources:
         """
         for path in self.paths:
             if path.is_dir():
-                yield from self._inside(path, "", ())
+                yield from self._inside(path)
             elif manifest := self._manifest(path):
                 yield from self.packing.manifests[manifest](path)
             else:
                 yield Entry(str(path), path.name)
 
-    def _inside(self, folder: Path, prefix: str, above: tuple[Path, ...]) -> Iterator[Entry]:
-        here = folder.resolve()
-        if here == self.out or here in above:  # a link may lead upwards
-            return
-        try:
-            found = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            raise UserError(f"{_KEY}: cannot read folder '{folder}': {error.strerror}") from error
-        for entry in found:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                inner = f"{prefix}{entry.name}/"
-                yield from self._inside(Path(entry.path), inner, (*above, here))
-            elif self._is_taken(entry.name):
-                yield Entry(entry.path, prefix + entry.name)
+    def _inside(self, folder: Path) -> Iterator[Entry]:
+        for path, name in files_below(folder, _KEY, self.out):
+            if self._is_taken(name):
+                yield Entry(path, name)
             else:
-                self.ignored[Path(entry.name).suffix.lower() or entry.name] += 1
+                self.ignored[Path(name).suffix.lower() or Path(name).name] += 1
 
     def _is_taken(self, name: str) -> bool:
         return name.lower().endswith(tuple(self.packing.suffixes))

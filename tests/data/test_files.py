@@ -92,6 +92,16 @@ def test_folders_are_walked_in_order_without_what_is_of_no_use(put: Callable[...
     assert keys == ["d/a.jpg", "d/b/10.png", "d/b/2.png", "key", "d/c.png"]
 
 
+def test_links_are_followed(put: Callable[..., Path]) -> None:
+    put("far/b.png")
+    put("d/a.png")
+    Path("d/near").symlink_to(Path("far").resolve())
+    Path("d/up").symlink_to(Path("d").resolve())
+    Path("d/gone.png").symlink_to("nothing")
+    found = [key for key, _ in read("d", extensions=IMAGES)]
+    assert found == ["d/a.png", "d/near/b.png"]
+
+
 def test_a_hidden_folder_may_be_named(put: Callable[..., Path]) -> None:
     put(".d/a.png")
     assert read(".d", extensions=IMAGES) == [(".d/a.png", {"png": b"x"})]

@@ -140,6 +140,8 @@ class TestElsewhere:
                 "has wildcards, but web servers do not list their files; give",
             ),
             ("https://host/a-[0-9].tar", "has wildcards"),
+            ("https://host/shards/", "is a folder, but web servers do not list their files; give"),
+            ("https://host", "is a folder, but web servers do not list their files; give"),
         ],
     )
     def test_what_is_refused(
@@ -150,6 +152,12 @@ class TestElsewhere:
         with pytest.raises(UserError, match=f"^data.train: .*{words}"):
             resolve([url])
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("url", ["pipe:touch CANARY", "https://host/a.tar;touch CANARY"])
+    def test_what_a_command_line_cannot_allow_is_not_advised(self, url: str) -> None:
+        with pytest.raises(UserError, match=r"refused; download|write it as %3B$") as raised:
+            resolve([url], "SHARDS")
+        assert "data.allow_pipe" not in str(raised.value)
 
     def test_what_may_be_allowed(self) -> None:
         limits = access(Path("x"), allow_pipe=True)

@@ -1,6 +1,8 @@
+import bz2
 import gzip
 import io
 import logging
+import lzma
 import os
 import pickle
 import shutil
@@ -109,7 +111,8 @@ class TestReading:
         shards = ShardSet([write(tmp_path / "a.tar", members)], ["png", "jpg"])
         assert everything(shards) == [("a", {"jpg": b"1", "png": b"3"})]
         assert shards.skipped == 2
-        assert shards.faults == []
+        skipped = "hidden files and those without an extension are skipped"
+        assert shards.faults == [("a.tar", f"{skipped} (2 members, first 'README')")]
 
     def test_interleaved_members_are_grouped(self, tmp_path: Path) -> None:
         members = [*THREE[::2], *THREE[1::2]]
@@ -160,6 +163,18 @@ class TestFaults:
         [
             (b"", "is not a tar file .empty file"),
             (b"hello" * 1000, "is not a tar file .*invalid header"),
+            (
+                bz2.compress(b"hello" * 1000),
+                r"compressed in another way than gzip's \(bzip2 -d unpacks",
+            ),
+            (
+                lzma.compress(b"hello" * 1000),
+                r"compressed in another way than gzip's \(xz -d unpacks",
+            ),
+            (
+                b"\x28\xb5\x2f\xfd" + bytes(999),
+                r"compressed in another way than gzip's \(zstd -d unpacks",
+            ),
             (gzip.compress(b"hello" * 1000, mtime=0), "is not a tar file"),
             (bytes(10240), "has no sample with a member .jpg, .png .found: no file"),
             (b"\x1f\x8b", "is not a tar file|truncated in the middle of the gzip data"),
@@ -310,6 +325,36 @@ class TestFaults:
         ]
         assert [p.name for p in tmp_path.rglob("*")] == ["inside", "a.tar"]
 
+    def test_a_sparse_member_is_skipped_alone(self, tmp_path: Path) -> None:
+        for name in ("0.jpg", "2.jpg"):
+            (tmp_path / name).write_bytes(name.encode())
+        with open(tmp_path / "1.jpg", "wb") as file:
+            file.truncate(1 << 20)
+        names = [f"{i}.jpg" for i in range(3)]
+        for form in ("gnu", "pax"):
+            command = ["tar", "--sparse", f"--format={form}", "-cf", "a.tar", *names]
+            subprocess.run(command, cwd=tmp_path, check=True)
+            assert (tmp_path / "a.tar").stat().st_size < 1 << 20
+            shards = ShardSet([tmp_path / "a.tar"], ["jpg"])
+            assert everything(shards) == [("0", {"jpg": b"0.jpg"}), ("2", {"jpg": b"2.jpg"})]
+            assert len(shards.faults) == 1
+            assert "sparse files are skipped (1 members, first '1.jpg')" in shards.faults[0][1]
+
+    def test_what_follows_the_end_is_told(self, tmp_path: Path) -> None:
+        data = write(tmp_path / "a.tar", THREE).read_bytes()
+        (tmp_path / "a.tar").write_bytes(data + data)
+        (tmp_path / "b.tar.gz").write_bytes(gzip.compress(data + data))
+        (tmp_path / "padded.tar").write_bytes(data + bytes(1 << 20))
+        shards = ShardSet(sorted(tmp_path.glob("*.tar*")), ["jpg"])
+        assert shards.sizes == [3, 3, 3]
+        words = (
+            f"{len(data):,} bytes behind the end-of-archive mark are not read; tar --concatenate"
+        )
+        assert [(name, fault[: len(words)]) for name, fault in shards.faults] == [
+            ("a.tar", words),
+            ("b.tar.gz", words),
+        ]
+
     def test_duplicates_are_reported(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.tar", [*THREE, ("0.jpg", b"later"), ("1.JPG", b"later")])
         shards = ShardSet([path], ["jpg"])
@@ -317,6 +362,14 @@ class TestFaults:
         assert shards.faults == [
             ("a.tar", "duplicates of an earlier member are skipped (2 members, first '0.jpg')")
         ]
+
+    def test_a_dotted_name_beside_a_sample_is_no_fault(self, tmp_path: Path) -> None:
+        members = [(f"{i}.{e}", b"1") for i in range(2) for e in ("jpg", "seg.png", "cls", "json")]
+        path = write(tmp_path / "a.tar", members)
+        assert ShardSet([path], ["jpg", "png"]).faults == []
+        path = write(tmp_path / "a.tar", [*members, ("2.seg.png", b"1")])
+        ((_, fault),) = ShardSet([path], ["jpg", "png"]).faults
+        assert fault.endswith("(1 members, first '2.seg.png')")
 
     def test_dotted_names_are_explained(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.tar", [("a.b.flac", b"1"), ("v1.0/c.flac", b"2")])

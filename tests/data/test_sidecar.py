@@ -103,10 +103,11 @@ def test_what_is_selected(tmp_path: Path) -> None:
     assert members == {0: b"{}", 1: b"1", 2: b"6"}
     assert [fault.partition(" (")[0][:24] for fault in index.faults] == [
         "paths that lead out of t",
+        "hidden files and those w",
         "duplicates of an earlier",
         "skipped for a dot in the",
     ]
-    assert "'v.1.jpg'" in index.faults[2]
+    assert "'v.1.jpg'" in index.faults[3]
     assert found.lengths is None
 
 

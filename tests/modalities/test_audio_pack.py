@@ -15,6 +15,7 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.errors import UserError
 from selfdistill.modalities.audio import pack as audio_pack
 from selfdistill.modalities.audio.data import EXTENSIONS, seconds
+from selfdistill.modalities.audio.recordings import quiet_place
 from selfdistill.packing.declaration import Job
 from selfdistill.packing.entries import Input
 
@@ -132,6 +133,22 @@ def test_other_samples_become_16_bits(subtype: str, tmp_path: Path) -> None:
     assert cut[0] == 32767 - 255 * (subtype == "PCM_U8")
 
 
+def test_what_is_louder_than_full_scale_is_not_clipped(tmp_path: Path) -> None:
+    loud = 4 * noise(5.0)
+    write_sound(tmp_path / "in/loud.wav", loud, subtype="FLOAT")
+    write_sound(tmp_path / "in/soft.wav", 0.1 * loud, subtype="FLOAT")
+    lines = packed("audio", tmp_path / "in", tmp_path / "out", max_seconds=6.0, rate=2 * RATE)
+    packed("audio", tmp_path / "in", tmp_path / "cut", max_seconds=4.0)
+    said = "louder than full scale, so made quieter; its json says by how much"
+    assert f"  1 x {said}" in lines
+    assert json.loads((tmp_path / "cut/summary.json").read_text())["changed"] == {said: 2}
+    found, scales = samples(tmp_path / "cut"), about(tmp_path / "cut")
+    cut = [sound(found[f"loud@0000{i}"]["flac"])[0] / 32768 for i in range(2)]
+    cut = [part / scales[f"loud@0000{i}"]["scaled"] for i, part in enumerate(cut)]
+    assert np.abs(np.concatenate(cut) - loud).max() < 1e-4
+    assert "scaled" not in scales["soft@00000"]
+
+
 def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
     root = tmp_path / "in"
     good = write_sound(root / "good.flac", noise(1.5))
@@ -139,6 +156,8 @@ def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
     write_sound(root / "nan.wav", np.full((RATE, 1), np.nan, np.float32), subtype="FLOAT")
     write_sound(root / "nan_long.wav", np.full((5 * RATE, 1), np.inf, np.float32), subtype="FLOAT")
     write_sound(root / "slow.wav", noise(1.5), rate=500)
+    write_sound(root / "nine.wav", noise(5.0, channels=9))
+    write_sound(root / "header.wav", noise(0.0))
     (root / "empty.wav").write_bytes(b"")
     (root / "words.mp3").write_bytes(b"this is not sound " * 50)
     data = good.read_bytes()
@@ -148,6 +167,7 @@ def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
     (root / "bomb.flac").write_bytes(bytes(bomb))
     packed("audio", root, tmp_path / "out", min_seconds=0.5)
     assert list(samples(tmp_path / "out")) == ["good"]
+    assert "object at" not in (tmp_path / "out/skipped.jsonl").read_text()  # differs between runs
     assert skipped(tmp_path / "out") == {
         "short.wav": "shorter than --min-seconds",
         "nan.wav": "audio with NaN or infinity",
@@ -155,11 +175,27 @@ def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
         "nan_long.wav (1)": "audio with NaN or infinity",
         "nan_long.wav (2)": "audio with NaN or infinity",
         "slow.wav": "sampling rate outside 1000 to 400000 Hz",
+        "nine.wav": "more than the 8 channels of FLAC; --rate mixes them down to one",
+        "header.wav": "empty audio",
         "empty.wav": "empty audio",
         "words.mp3": "undecodable audio",
         "cut.flac": "undecodable audio",
         "bomb.flac": "length unknown or above 100 hours",
     }
+
+
+def test_what_training_cannot_open_is_written_as_flac(tmp_path: Path) -> None:
+    """It has no file name to go by, as an MP3 needs that does not begin with a frame."""
+    write_sound(tmp_path / "in/plain.mp3", noise(2.0, rate=16000), 16000)
+    data = (tmp_path / "in/plain.mp3").read_bytes()
+    (tmp_path / "in/late.mp3").write_bytes(bytes(200) + data)
+    (tmp_path / "in/inside.mp3").write_bytes(data[333:])
+    packed("audio", tmp_path / "in", tmp_path / "out", max_seconds=4.0)
+    found = samples(tmp_path / "out")
+    assert found["plain"]["mp3"] == data
+    assert [list(found[key]) for key in ("late", "inside")] == [["flac", "json"]] * 2
+    for members in found.values():
+        assert seconds(members) > 1.0
 
 
 def test_the_end_of_a_file_may_be_missing(tmp_path: Path) -> None:
@@ -193,12 +229,15 @@ def test_a_manifest_of_fairseq(tmp_path: Path) -> None:
     root = tmp_path / "sound"
     write_sound(root / "x/a.flac", noise(1.0))
     write_sound(root / "y/a.flac", noise(1.0, seed=1))
-    (tmp_path / "train.tsv").write_text(f"{root}\nx/a.flac\t4000\ny/a.flac\t4000\nz.flac\t9\n")
+    lines = f"{root}\nx/a.flac\t4000\ny/a.flac\t4000\nz.flac\t9\n"
+    (tmp_path / "train.tsv").write_text(lines, encoding="utf-8-sig")
     packed("audio", tmp_path / "train.tsv", tmp_path / "out")
     found = samples(tmp_path / "out")
     assert found["y/a"]["flac"] == (root / "y/a.flac").read_bytes()
     assert sorted(found) == ["x/a", "y/a"]
     assert skipped(tmp_path / "out") == {"z.flac": "no such file"}
+    detail = json.loads((tmp_path / "out/skipped.jsonl").read_text())["detail"]
+    assert detail == str(root / "z.flac")
 
 
 def test_a_manifest_of_nemo_names_parts_of_files(tmp_path: Path) -> None:
@@ -226,7 +265,8 @@ def test_a_manifest_of_nemo_names_parts_of_files(tmp_path: Path) -> None:
 def test_relative_paths_of_a_manifest_start_there(tmp_path: Path) -> None:
     write_sound(tmp_path / "lists/clips/a.wav", noise(1.0))
     rows = tmp_path / "lists/train.jsonl"
-    rows.write_text(json.dumps({"audio_filepath": "clips/a.wav"}))
+    content = json.dumps({"audio_filepath": "clips/a.wav"})
+    rows.write_text(content, encoding="utf-8-sig")
     packed("audio", rows, tmp_path / "out")
     assert list(samples(tmp_path / "out")) == ["clips/a"]
 
@@ -285,7 +325,7 @@ def test_the_quietest_moment_is_the_last_of_equals() -> None:
     out = io.BytesIO()
     soundfile.write(out, np.zeros(5 * RATE, np.int16), RATE, format="WAV")
     with soundfile.SoundFile(io.BytesIO(out.getvalue())) as file:
-        assert audio_pack._quiet_place(file, 3 * RATE, 4.0) == 3 * RATE - RATE // 20
+        assert quiet_place(file, 3 * RATE, 4.0) == 3 * RATE - RATE // 20
 
 
 def test_a_recording_may_be_shorter_than_it_was(tmp_path: Path) -> None:

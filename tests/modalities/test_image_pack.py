@@ -137,6 +137,22 @@ def test_labels_are_the_folders(tmp_path: Path) -> None:
     assert json.loads(content(tmp_path / "out")["classes.json"]) == ["ant", "bee", "\u00e4 b.c"]
 
 
+def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    write_pictures(root, 2, classes=("ant", "caf\udce9"))
+    (root / "ant/caf\udce9.jpg").write_bytes(b"no picture")
+    packed("image", root, tmp_path / "out", labels="folder")
+    files = content(tmp_path / "out")
+    assert json.loads(files["classes.json"]) == ["ant", "caf\\udce9"]
+    found = samples(tmp_path / "out").values()
+    assert sorted(int(members["cls"]) for members in found) == [0, 0, 1, 1]
+    assert json.loads(files["summary.json"])["samples"] == 4
+    assert len(skipped(tmp_path / "out")) == 1
+    classes = str(tmp_path / "out/classes.json")
+    packed("image", root, tmp_path / "again", labels=classes)
+    assert content(tmp_path / "again")["classes.json"] == files["classes.json"]
+
+
 def test_labels_may_be_those_of_another_set(tmp_path: Path) -> None:
     write_pictures(tmp_path / "train", 1, classes=("ant", "bee", "cow"))
     write_pictures(tmp_path / "test", 1, classes=("bee", "cow"))

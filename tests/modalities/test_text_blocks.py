@@ -8,7 +8,7 @@ import pytest
 
 from selfdistill.modalities.text import blocks as text_blocks
 from selfdistill.modalities.text.blocks import Blocks
-from selfdistill.modalities.text.documents import Block, Document
+from selfdistill.modalities.text.documents import UTF_16, Block, Document
 from selfdistill.modalities.text.passages import passages
 from selfdistill.modalities.text.sampling import draw
 from selfdistill.packing.entries import Entry
@@ -84,6 +84,49 @@ def test_a_long_line_of_json_is_skipped(tmp_path: Path) -> None:
     assert ([d.line for d in found], len(skipped)) == ([1], 1)
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ends", ["blank", "line", "file"])
+@pytest.mark.parametrize("text", ["Two lines.\r\nOf text.\r\n", "\u0441\u043b\u043e\u0432\u043e\n"])
+def test_utf_16_is_no_text(coding: str, ends: str, text: str, tmp_path: Path) -> None:
+    found, skipped = documents(tmp_path / "a.txt", (text * 9).encode(coding), ends)
+    assert not found
+    assert UTF_16 in {reason for _, reason, _ in skipped} <= {UTF_16, "empty text"}
+    rows = f'{{"text": "{text.strip()}"}}\n'.encode(coding)
+    found, skipped = documents(tmp_path / "a.jsonl", rows)
+    assert (found, skipped[0][1]) == ([], UTF_16)
+
+
+def test_a_few_odd_characters_are_text(tmp_path: Path) -> None:
+    found, skipped = documents(tmp_path / "a.txt", b"a\0b\n\x1b[1mred\x1b[0m\n", "line")
+    assert ([document.text for document in found], skipped) == (
+        ["a\0b", "\x1b[1mred\x1b[0m"],
+        [],
+    )
+
+
+def zstd(text: bytes) -> bytes:
+    zstandard = pytest.importorskip("zstandard", reason="reads .zst before Python 3.14")
+    compressed: bytes = zstandard.ZstdCompressor().compress(text)
+    return compressed
+
+
+def test_frames_of_zstandard_follow_each_other(tmp_path: Path) -> None:
+    text = b"".join(b"line %d\n" % i for i in range(500))
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"12345"
+    for data in (zstd(text[:1000]) + zstd(b"") + skippable + zstd(text[1000:]), zstd(text)):
+        found, skipped = documents(tmp_path / "a.txt.zst", data, "line")
+        assert ("\n".join(d.text for d in found).encode() + b"\n", skipped) == (text, [])
+
+
+@pytest.mark.parametrize("cut", [1, 20, 700])
+def test_a_frame_of_zstandard_that_is_cut_is_told(cut: int, tmp_path: Path) -> None:
+    text = b"".join(b"line %d\n" % (i * i) for i in range(999))
+    for before in (b"", zstd(b"First.\n\n")):
+        found, skipped = documents(tmp_path / "a.txt.zst", before + zstd(text)[:-cut])
+        assert [entry[:2] for entry in skipped] == [("a.txt.zst", "cannot be read to its end")]
+        assert len(found) < 2
+
+
 def test_the_draw_is_from_all_over() -> None:
     blocks = [Block(0, "a", i, "line", b"x" * 100) for i in range(2000)]
     drawn = draw(blocks, seed=0, most=20_000)
@@ -123,6 +166,19 @@ def test_a_count_that_does_not_add_up_is_checked() -> None:
     assert max(count([passage.text])[0] for passage in found) <= 20
     assert all(passage.tokens == count([passage.text])[0] for passage in found)
     assert " ".join(passage.text for passage in found) == "Aa. Bb. Cc. Dd. Ee. Ff. Gg. Hh."
+
+
+@pytest.mark.parametrize("limit", [2, 3, 5])
+def test_a_word_may_cost_more_without_its_space(limit: int) -> None:
+    """As of a byte-level BPE, which has most words with the space before them."""
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(text.split()) + (not text[:1].isspace()) + len(text) // 9 for text in texts]
+
+    text = "one two three, four five six seven eight nine ten. " * 3 + "abcdefghij"
+    made = passages([text], limit, count, join=False)
+    assert all(passage.tokens == count([passage.text])[0] <= limit for passage in made)
+    assert "".join(passage.text for passage in made).replace(" ", "") == text.replace(" ", "")
 
 
 def test_passages_know_their_document() -> None:

@@ -266,7 +266,7 @@ def test_a_missing_package_is_named(
     [
         ({"max_tokens": 2}, "--max-tokens: 2 must be 3 or more"),
         ({"vocab_size": 9000}, r"--vocab-size: SentencePiece could not make 9000 .*<= \d+"),
-        ({"vocab_size": 20}, "--vocab-size: SentencePiece could not make 20"),
+        ({"vocab_size": 20}, r"--vocab-size: SentencePiece .* 20 .*text \(Vocab.*\); raise it$"),
         ({"tokenizer": "none.model"}, r"--tokenizer: cannot read none\.model"),
     ],
 )
@@ -276,6 +276,22 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str, tmp_path: P
         packed("text", tmp_path / "in", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     packed("text", tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json .* 'text' it has body;"),
+        ("a.txt", b"caf\xe9\n\ncaf\xe9\n", "2 x text is not UTF-8 "),
+        ("a.txt.gz", gzip.compress(PLAIN)[:-30], "1 x cannot be read to its end "),
+    ],
+)
+def test_why_there_is_no_text_for_a_tokenizer(
+    name: str, data: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"^SOURCE: nothing of it can be packed: {words}"):
+        packed("text", tmp_path / name, tmp_path / "out")
 
 
 def test_another_tokenizer_of_the_same_name_is_refused(

@@ -1,5 +1,6 @@
 """Whose a folder is."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job
 from selfdistill.packing.entries import Entry
-from selfdistill.packing.folder import begin, forget, locked, put_beside, tidy, writing
+from selfdistill.packing.folder import begin, forget, locked, publish, put_beside, tidy, writing
 from selfdistill.packing.inputs import Inputs
 
 
@@ -50,12 +51,30 @@ def test_something_else_is_refused(changes: dict[str, Any], words: str, tmp_path
 
 
 def test_other_people_s_files_are_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match=r"is not empty \(thesis\.txt\); give a new folder"):
+    for name in ("thesis.writing", ".old.writing"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=r"is not empty \(thesis\.writing\); give a new folder"):
         start(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.writing", ".old.writing"}
     job = Job(tmp_path, Options())
     forget(job)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.writing", ".old.writing"}
+
+
+def test_a_folder_without_its_state_is_refused(tmp_path: Path) -> None:
+    start(tmp_path)
+    shutil.rmtree(tmp_path / ".pack")
+    with pytest.raises(UserError, match=r"its \.pack/inputs\.npz is gone.*; give a new folder"):
+        start(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pack.json"]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / ".index.json.writing").write_text("{")
+    (tmp_path / "mine.writing").write_text("x")
+    assert not start(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".pack", "pack.json", "mine.writing"}
 
 
 def test_a_killed_begin_is_no_obstacle(tmp_path: Path) -> None:
@@ -92,10 +111,27 @@ def test_what_lies_beside_must_stay_the_same(tmp_path: Path) -> None:
         put_beside(job, "classes.json", b"[]")
         with pytest.raises(UserError, match=r"was begun with another classes\.json"):
             put_beside(job, "classes.json", "[1]")
-        job.spill(3).write_bytes(b"x")
-        tidy(job)
+        publish(job)
     assert (tmp_path / "classes.json").read_text() == "[]"
-    assert not job.spill(3).exists()
+
+
+def test_no_survey_is_left_without_its_spill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path, Options())
+    survey = job.state / "lot-000003.npz"
+    unlink = Path.unlink
+
+    def watched(path: Path) -> None:
+        assert path == survey or not survey.exists()
+        unlink(path)
+
+    with locked(job):
+        for path in (job.spill(3), survey):
+            path.write_bytes(b"x")
+        monkeypatch.setattr(Path, "unlink", watched)
+        tidy(job)
+    assert not list(job.state.glob("lot-*"))
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -39,8 +39,13 @@ def seconds(sample: Mapping[str, bytes]) -> float:
     try:
         with soundfile.SoundFile(io.BytesIO(_member(sample))) as file:
             return file.frames / file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSample("undecodable audio", str(error)) from error
+    except RuntimeError as error:
+        raise BadSample("undecodable audio", told(error)) from error
+
+
+def told(error: Exception) -> str:
+    """What an error of soundfile says, without the file, which shows as an address in memory."""
+    return str(getattr(error, "error_string", error))
 
 
 def _member(sample: Mapping[str, bytes]) -> bytes:
@@ -73,8 +78,8 @@ class AudioPipeline(InputPipeline):
             with soundfile.SoundFile(io.BytesIO(data)) as file:
                 rate, most = file.samplerate, min(file.frames, MAX_VALUES // file.channels)
                 waveform = file.read(most, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise BadSample("undecodable audio", str(error)) from error
+        except RuntimeError as error:
+            raise BadSample("undecodable audio", told(error)) from error
         mono = waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(axis=1)
         if not MIN_RATE <= rate <= MAX_RATE:
             raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")

@@ -70,7 +70,7 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, with their number from 1."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise UserError(f"SOURCE: line {number} of '{path}' is no text")

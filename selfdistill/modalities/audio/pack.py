@@ -1,24 +1,30 @@
 """Recordings into clips: short ones are copied, long ones cut where they are quiet."""
 
-import io
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
 from selfdistill.modalities.audio.manifests import MANIFESTS
+from selfdistill.modalities.audio.recordings import (
+    FLAC_CHANNELS,
+    SEARCHED,
+    TOLERANCE,
+    checked_bytes,
+    needs_its_name,
+    opened,
+    quiet_place,
+    read_values,
+    write_flac,
+)
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
     MAX_BYTES,
@@ -32,19 +38,13 @@ from selfdistill.packing.declaration import (
     Survey,
     option,
 )
-from selfdistill.packing.entries import Input
+from selfdistill.packing.entries import Input, as_text
 
 MAX_HOURS = 100
 """Of a recording. Headers may announce any length, or that it is not known."""
-SEARCHED = 0.1
-"""Share of --max-seconds in which a quiet place is looked for."""
-_QUIET = 0.1
-"""Seconds over which loudness is taken."""
-_BLOCK = 1 << 16
-_TOLERANCE = 0.1
-"""Seconds that a file may lack of what its header says; some headers are estimates."""
 _FLAC_BYTES = 1.1
 """Of a value of 16 bits in FLAC, about."""
+_SCALED = "louder than full scale, so made quieter; its json says by how much"
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,26 @@ def survey(job: Job, lot: Lot) -> Survey:
 
 def _clips(options: AudioOptions, source: Input) -> Iterator[tuple[int, ...]]:
     """Fields of ``PIECE`` from ``number`` on; clips that are copied have no frames."""
-    with _opened(source) as file:
+    with opened(source) as file:
         rate, channels = file.samplerate, file.channels
         first, last = _range(source, file)
-        is_whole = first == 0 and file.frames - last <= _TOLERANCE * rate
+        is_whole = first == 0 and file.frames - last <= TOLERANCE * rate
+        is_told = not needs_its_name(file)
     seconds = (last - first) / rate
     if seconds < options.min_seconds or last <= first:
         raise BadSample("shorter than --min-seconds", f"{seconds:.2f} s")
     fits = seconds <= options.max_seconds and _extension(source) in EXTENSIONS
     as_asked = not options.rate or (options.rate, 1) == (rate, channels)
-    if is_whole and fits and as_asked:
+    if is_whole and fits and as_asked and is_told:
         if source.size > MAX_BYTES:
             raise BadSample(f"a file of more than {MAX_BYTES:,} bytes")
         yield -1, 0, 0, 0, source.size, seconds
         return
+    if channels > FLAC_CHANNELS and not options.rate:
+        raise BadSample(
+            f"more than the {FLAC_CHANNELS} channels of FLAC; --rate mixes them down to one",
+            f"{channels} channels",
+        )
     count = math.ceil(seconds / (options.max_seconds * (1 - SEARCHED)))
     count = 1 if seconds <= options.max_seconds else count
     ends = [first + round((last - first) * i / count) for i in range(count + 1)]
@@ -119,6 +125,8 @@ def _range(source: Input, file: soundfile.SoundFile) -> tuple[int, int]:
     rate = file.samplerate
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")
+    if not file.frames:
+        raise BadSample("empty audio", "there is a header only")
     if not 0 < file.frames <= MAX_HOURS * 3600 * rate:
         raise BadSample(f"length unknown or above {MAX_HOURS} hours", f"{file.frames} frames")
     seconds = file.frames / rate
@@ -126,109 +134,51 @@ def _range(source: Input, file: soundfile.SoundFile) -> tuple[int, int]:
 
 
 def read(job: Job, piece: Piece) -> Sample:
-    """A clip as it goes into a shard: the file itself, or a part of it as FLAC."""
+    """A clip as it goes into a shard: the file itself, or a part of it as FLAC, made quieter where
+    16 bits would clip it."""
     source, options = piece.input, job.options
-    with _opened(source) as file:
+    with opened(source) as file:
         rate = file.samplerate
         if not piece.stop:
-            data = _checked(source, file)
+            data = checked_bytes(source, file)
             seconds = file.frames / rate
-            return _sample(job, piece, {_extension(source): data}, 0.0, seconds, rate)
+            about = _about(piece, 0.0, seconds, rate)
+            return _sample(job, piece, {_extension(source): data}, about)
         ends = _range(source, file)
         first, last = (
-            at if at in ends else _quiet_place(file, at, options.max_seconds)
+            at if at in ends else quiet_place(file, at, options.max_seconds)
             for at in (piece.start, piece.stop)
         )
-        values = _values(file, first, last, options.rate)
+        values = read_values(file, first, last, options.rate)
     seconds = len(values) / (options.rate or rate)
     if seconds < options.min_seconds or not len(values):
         raise BadSample("ends before its header says", f"{seconds:.2f} s of a clip are left")
-    out = io.BytesIO()
-    try:
-        soundfile.write(out, values, options.rate or rate, format="FLAC", subtype="PCM_16")
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise BadSample("cannot be written as FLAC", str(error)) from error
-    members = {"flac": out.getvalue()}
-    return _sample(job, piece, members, first / rate, seconds, options.rate or rate)
+    about = _about(piece, first / rate, seconds, options.rate or rate)
+    scale = 1.0 / max(float(np.abs(values).max()), 1.0)
+    members = {"flac": write_flac(values * scale, about["sampling_rate"])}
+    if scale == 1.0:
+        return _sample(job, piece, members, about)
+    return _sample(job, piece, members, {**about, "scaled": round(scale, 6)}, _SCALED)
 
 
-def _sample(
-    job: Job, piece: Piece, members: dict[str, bytes], start: float, seconds: float, rate: int
-) -> Sample:
-    about = {
-        "path": piece.input.name.encode("utf-8", "backslashreplace").decode(),
+def _about(piece: Piece, start: float, seconds: float, rate: int) -> dict[str, Any]:
+    return {
+        "path": as_text(piece.input.name),
         "start": round(start, 4),
         "seconds": round(seconds, 4),
         "sampling_rate": rate,
     }
+
+
+def _sample(
+    job: Job, piece: Piece, members: dict[str, bytes], about: dict[str, Any], change: str = ""
+) -> Sample:
     more = {"json": json.dumps(about).encode(), **class_member(job, piece)}
-    return Sample(members | more, seconds)
-
-
-@contextmanager
-def _opened(source: Input) -> Iterator[soundfile.SoundFile]:
-    if source.size <= 0:
-        raise BadSample("no such file" if source.size < 0 else "empty audio")
-    try:
-        with soundfile.SoundFile(os.fsencode(source.path)) as file:
-            yield file
-    except soundfile.LibsndfileError as error:
-        raise BadSample("undecodable audio", error.error_string) from error
-    except (RuntimeError, OSError) as error:
-        raise BadSample("undecodable audio", str(error)) from error
+    return Sample(members | more, about["seconds"], change)
 
 
 def _extension(source: Input) -> str:
     return os.path.splitext(source.path)[1].lower().removeprefix(".")
-
-
-def _checked(source: Input, file: soundfile.SoundFile) -> bytes:
-    """The bytes of a file that can be decoded to its end."""
-    frames = 0
-    while len(block := file.read(_BLOCK, dtype="float32")):
-        frames += len(block)
-        _refuse_infinite(block)
-    if frames < file.frames - _TOLERANCE * file.samplerate:
-        raise BadSample(
-            "ends before its header says", f"{frames} of {file.frames} frames can be decoded"
-        )
-    return Path(source.path).read_bytes()
-
-
-def _refuse_infinite(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise BadSample("audio with NaN or infinity")
-
-
-def _quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
-    """The middle of the quietest moment before frame ``at``; the latest of several."""
-    searched, moment = (
-        int(seconds * file.samplerate) for seconds in (SEARCHED * max_seconds, _QUIET)
-    )
-    if searched < 2 * moment:
-        return at
-    file.seek(at - searched)
-    values = file.read(searched, dtype="float64", always_2d=True)
-    # what is no number is refused when the clip is read
-    power = (np.nan_to_num(values, posinf=0.0, neginf=0.0) ** 2).mean(axis=1)
-    sums = np.concatenate([[0.0], np.cumsum(power)])
-    hop = max(moment // 10, 1)
-    loudness = (sums[moment:] - sums[:-moment])[::-hop]  # the last moment first
-    if not len(loudness):
-        return at
-    return at - searched + len(power) - int(np.argmin(loudness)) * hop - moment // 2
-
-
-def _values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> np.ndarray:
-    """Frames ``first`` to ``last`` as int16 [n, channels]; with a ``rate`` resampled, [n]."""
-    file.seek(first)
-    values = file.read(last - first, dtype="float32", always_2d=True)
-    _refuse_infinite(values)
-    if rate and len(values):
-        ratio = Fraction(rate, file.samplerate)
-        values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
-    # exact for what had 16 bits
-    return np.rint(values * 32768.0).clip(-32768, 32767).astype(np.int16)
 
 
 PACKING = Packing(

@@ -3,17 +3,18 @@
 One process reads; others look into the blocks.
 """
 
+import codecs
 import gzip
 import importlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from selfdistill.errors import UserError
-from selfdistill.modalities.text.documents import Block, Ends, Kind
+from selfdistill.errors import BadSample, UserError
+from selfdistill.modalities.text.documents import UTF_16, Block, Ends, Kind
 from selfdistill.packing.declaration import Skipped
 from selfdistill.packing.entries import Input
 from selfdistill.packing.inputs import Inputs
@@ -28,6 +29,9 @@ MAX_PLAIN = 1 << 20
 MAX_LINE = 1 << 24
 """Bytes of a line of JSON; longer ones are skipped."""
 _ROWS = 256
+_PACKED = 1 << 10
+"""Bytes of zstandard that are unpacked at a time; they may hold 32,000 times as many."""
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BLANK = re.compile(rb"\n[ \t\r\f\v]+\n")
 
 
@@ -63,6 +67,8 @@ class Blocks:
                 yield from read(number, source)
             except UserError:
                 raise
+            except BadSample as error:
+                yield source.name, error.reason, error.detail
             except Exception as error:  # each of the libraries has its own
                 detail = (isinstance(error, OSError) and error.strerror) or str(error)
                 yield source.name, "cannot be read to its end", detail
@@ -90,10 +96,14 @@ class Blocks:
 
     def _cut(self, source: Input, kind: Kind, most: int) -> Iterator[tuple[bytes, bool]]:
         """Blocks, and whether they end where a document does; if there is no such place in ``most``
-        bytes, they end where a line, a word or at least a character does."""
+        bytes, they end where a line, a word or at least a character does. ``BadSample`` where the
+        file is no UTF-8."""
         before, held = self.position, b""
         with open(source.path, "rb") as raw, _unpacked(raw, source.path.lower()) as file:
-            while new := file.read(BLOCK):
+            new = file.read(BLOCK)
+            if new.startswith(_UTF_16_MARKS):
+                raise BadSample(UTF_16, "it begins with a byte order mark")
+            while new:
                 held += new
                 self.position = before + raw.tell()
                 at = _end(held, kind)
@@ -103,6 +113,7 @@ class Blocks:
                 if at:
                     yield held[:at], is_whole
                     held = held[at:]
+                new = file.read(BLOCK)
         if held:
             yield held, True
 
@@ -155,9 +166,41 @@ def _zstd(raw: BinaryIO, path: str) -> Any:
         own = importlib.import_module("compression.zstd")  # Python 3.14
     except ModuleNotFoundError:
         zstandard = _required("zstandard", "zstandard", path)
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(stream)
+        return io.BufferedReader(_Frames(raw, zstandard.ZstdDecompressor().decompressobj))
     return own.open(raw, "rb")
+
+
+class _Frames(io.RawIOBase):
+    """Zstandard frames that follow each other, unpacked; ``EOFError`` where the last one is cut,
+    which zstandard's own reader takes for its end.
+
+    Args:
+        raw: what is packed.
+        new_frame: gives what unpacks one frame.
+    """
+
+    def __init__(self, raw: BinaryIO, new_frame: Callable[[], Any]) -> None:
+        self._raw, self._new_frame = raw, new_frame
+        self._frame: Any = None
+        self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unpacked:
+            is_between = self._frame is None or self._frame.eof
+            packed = (self._frame and self._frame.unused_data) or self._raw.read(_PACKED)
+            if not packed and is_between:
+                return 0
+            if not packed:
+                raise EOFError("Compressed file ended before its end-of-stream marker")
+            if is_between:
+                self._frame = self._new_frame()
+            self._unpacked = memoryview(self._frame.decompress(packed))
+        size = min(len(buffer), len(self._unpacked))
+        buffer[:size], self._unpacked = self._unpacked[:size], self._unpacked[size:]
+        return size
 
 
 def _required(module: str, package: str, path: str) -> Any:

@@ -13,8 +13,12 @@ Ends = Literal["blank", "line", "file"]
 """What ends a document of plain text: a blank line, every line, the file."""
 Kind = Literal["blank", "line", "file", "json", "rows"]
 
+UTF_16 = "seems to be UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
+"""A reason."""
+
 _BLANK = string.whitespace + "\0"
 _BYTE_ORDER_MARK = "\ufeff"
+_CONTROLS = bytes(set(range(32)) - set(string.whitespace.encode()))
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,7 @@ class Block:
 def _text(raw: Any, kind: Kind, field: str) -> str:
     text = raw if kind == "rows" else _decoded(raw)
     if kind == "json":
-        try:
-            text = json.loads(text)[field]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadSample(f"json without the entry '{field}'", repr(error)) from error
+        text = _entry(text, field)
     if not isinstance(text, str):
         raise BadSample("a value that is no text", type(text).__name__)
     try:
@@ -108,7 +109,25 @@ def _text(raw: Any, kind: Kind, field: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\r")
 
 
+def _entry(text: str, field: str) -> Any:
+    reason = f"json without the entry '{field}'"
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSample(reason, repr(error)) from error
+    if not isinstance(entries, dict):
+        raise BadSample(reason, f"it is a {type(entries).__name__}")
+    if field not in entries:
+        raise BadSample(reason, f"it has {', '.join(entries) or 'none'}"[:200])
+    return entries[field]
+
+
 def _decoded(raw: bytes) -> str:
+    # every second byte of UTF-16 in most alphabets, all of which would be UTF-8 besides
+    inner = raw.strip(_BLANK.encode())
+    controls = len(inner) - len(inner.translate(None, _CONTROLS))
+    if 3 * controls > len(inner):
+        raise BadSample(UTF_16, f"{controls:,} of {len(inner):,} bytes are control characters")
     try:
         return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:

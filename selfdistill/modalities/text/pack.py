@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,7 @@ from selfdistill.packing.declaration import (
 )
 from selfdistill.packing.folder import put_beside
 from selfdistill.packing.inputs import Inputs
+from selfdistill.packing.report import none_left
 from selfdistill.packing.workers import Bar
 
 LOT_BYTES = 8 << 20
@@ -80,7 +82,7 @@ def prepare(job: Job, inputs: Inputs) -> None:
     """Write ``tokenizer.json``, and ``tokenizer.model`` where there is one.
 
     Raises:
-        UserError: the given one cannot be used, or none can be trained.
+        UserError: the given one cannot be used, or there is no text to train one, or too little.
     """
     options: TextOptions = job.options
     if options.tokenizer:
@@ -93,27 +95,40 @@ def prepare(job: Job, inputs: Inputs) -> None:
             put_beside(job, MODEL_FILE, path.read_bytes())
         put_beside(job, TOKENIZER_FILE, content)
     elif not (job.beside / TOKENIZER_FILE).exists():
-        with Bar("drawing text for the tokenizer", inputs.size) as bar:
-            drawn = draw(_blocks(job, inputs, bar), job.seed)
-        with Bar("training the tokenizer", 0):
-            train_tokenizer(
-                texts(drawn, options.field),
-                options.vocab_size,
-                job.beside,
-                model_type=options.model,
-                byte_fallback=not options.no_byte_fallback,
-                key="--vocab-size",
-            )
+        _train(job, inputs)
 
 
-def _blocks(job: Job, inputs: Inputs, bar: Bar) -> Iterator[Block]:
+def _train(job: Job, inputs: Inputs) -> None:
+    options: TextOptions = job.options
+    skipped: list[Skipped] = []
+    with Bar("drawing text for the tokenizer", inputs.size) as bar:
+        drawn = draw(_blocks(job, inputs, bar, skipped), job.seed)
+    found = texts(drawn, options.field, skipped)
+    first = next(found, None)
+    if first is None:
+        raise none_left(skipped)
+    with Bar("training the tokenizer", 0):
+        train_tokenizer(
+            chain([first], found),
+            options.vocab_size,
+            job.beside,
+            model_type=options.model,
+            byte_fallback=not options.no_byte_fallback,
+            key="--vocab-size",
+        )
+
+
+def _blocks(job: Job, inputs: Inputs, bar: Bar, skipped: list[Skipped]) -> Iterator[Block]:
+    """The blocks that can be read; what cannot is added to ``skipped``."""
     blocks = Blocks(inputs, job.options.documents, job.options.field)
     before = 0
     for block in blocks:
         bar.skip(blocks.position - before)
         before = blocks.position
-        if isinstance(block, Block):  # what is skipped is counted when the text is cut
+        if isinstance(block, Block):
             yield block
+        else:
+            skipped.append(block)
 
 
 def lots(job: Job, inputs: Inputs) -> Iterator[Lot]:

@@ -99,11 +99,15 @@ def _groups(parts: Sequence[Passage], limit: int, join: bool) -> Iterator[list[P
 
 
 def _checked(groups: Sequence[list[Passage]], limit: int, count: Count) -> Iterator[Passage]:
-    """The passages of groups; a group that is too long after all makes two."""
+    """The passages of groups; a group that is too long after all makes two, and so does a part,
+    whose first word may have more tokens without the space before it."""
     texts = ["".join(part.text for part in group).strip() for group in groups]
     for group, text, tokens in zip(groups, texts, count(texts), strict=True):
-        if tokens <= limit or len(group) == 1:
-            yield Passage(text, tokens, group[0].document)
+        passage, parts = Passage(text, tokens, group[0].document), group
+        if tokens > limit and len(group) == 1:
+            parts = list(_fitting(passage, limit, count))
+        if tokens <= limit or len(parts) == 1:
+            yield passage
         else:
-            middle = len(group) // 2
-            yield from _checked([group[:middle], group[middle:]], limit, count)
+            middle = len(parts) // 2
+            yield from _checked([parts[:middle], parts[middle:]], limit, count)

@@ -7,6 +7,7 @@ import numpy as np
 
 from selfdistill.masking import row_keys
 from selfdistill.modalities.text.documents import Block, Document
+from selfdistill.packing.declaration import Skipped
 
 SAMPLED_BYTES = 64 << 20
 """Of text that a tokenizer is trained on."""
@@ -33,9 +34,11 @@ def draw(blocks: Iterable[Block], seed: int, most: int = SAMPLED_BYTES) -> list[
     return [block for _, _, block in sorted(held, key=lambda entry: entry[1])]
 
 
-def texts(blocks: Iterable[Block], field: str) -> Iterator[str]:
-    """Their texts."""
+def texts(blocks: Iterable[Block], field: str, skipped: list[Skipped]) -> Iterator[str]:
+    """Their texts; what has none is added to ``skipped``."""
     for block in blocks:
-        for document in block.documents(field):
-            if isinstance(document, Document):
-                yield document.text
+        for entry in block.documents(field):
+            if isinstance(entry, Document):
+                yield entry.text
+            else:
+                skipped.append(entry)

@@ -58,16 +58,17 @@ def train_tokenizer(
         key: the name of ``vocab_size`` for the user.
 
     Raises:
-        UserError: there is too little text for ``vocab_size`` pieces.
+        UserError: there is too little text for ``vocab_size`` pieces, or too many characters.
     """
     try:
         with tempfile.TemporaryDirectory() as scratch:
             rules = _rules(Path(scratch), byte_fallback)
             trained = _trained(passages, vocab_size=vocab_size, model_type=model_type, **rules)
     except RuntimeError as error:
+        said = str(error).strip().splitlines()[-1].rpartition("] ")[2]  # behind its own source
+        ways = "raise it" if "Increase vocab_size" in said else "lower it or add text"
         raise UserError(
-            f"{key}: SentencePiece could not make {vocab_size} pieces of the text "
-            f"({str(error).strip().splitlines()[-1]}); lower it or add text"
+            f"{key}: SentencePiece could not make {vocab_size} pieces of the text ({said}); {ways}"
         ) from error
     path = folder / MODEL_FILE
     content = convert(trained, path, SPECIAL_TOKENS)

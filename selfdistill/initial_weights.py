@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,13 @@ class InitialWeights:
         else:
             self._load_checkpoint(model)
 
+    @cached_property
+    def _hub_folder(self) -> HubFolder:
+        return HubFolder(self.path, KEY)
+
     def _configs(self) -> dict[str, RunConfig]:
         if self.is_hub:
-            return HubFolder(self.path, KEY).config().parts()
+            return self._hub_folder.config().parts()
         return checkpoint_config(read_checkpoint(self.path)).parts()
 
     def _load_original(self, model: Data2Vec) -> None:
@@ -202,7 +206,7 @@ class InitialWeights:
 
     def _load_hub_folder(self, model: Data2Vec) -> None:
         ((name, config),) = self.parts.items()
-        modality, folder = load_modality(config.modality), HubFolder(self.path, KEY)
+        modality, folder = load_modality(config.modality), self._hub_folder
         for key, value in folder.sections["input"].items():
             mine = getattr(config.input, key)
             if key not in modality.architecture and _plain(mine) != _plain(value):

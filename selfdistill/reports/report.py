@@ -30,8 +30,9 @@ from selfdistill.run_scores import differing, settings
 
 _HEALTHY = "every figure that has a healthy band is inside it"
 _PROBES = (
-    "Accuracy of probes on frozen features, with 95 % intervals (few-shot: of a single draw); the "
-    "dashed mark is chance. What counts is how far the trained encoder is above the untrained one."
+    "Accuracy of probes on frozen features, with 95 % intervals over the test samples (few-shot: "
+    "of the mean over the draws); the dashed mark is chance. What counts is how far the trained "
+    "encoder is above the untrained one."
 )
 _CURVES = (
     "Over the steps. The shaded part is healthy, red points are outside it. A loss that rises is "

@@ -128,8 +128,9 @@ def _interval(table: Mapping[str, Any], source: str) -> tuple[float, float] | No
     found = section(table, "interval").get(source)
     if isinstance(found, list) and len(found) == 2 and all(isfinite(_number(x)) for x in found):
         return found[0], found[1]
-    value, half = _number(table.get(source)), _NORMAL * _error(table, source)
-    return (value - half, value + half) if half and isfinite(value) else None
+    value = _number(table.get(source))
+    half = _NORMAL * _number(section(table, "standard_error").get(source))
+    return (value - half, value + half) if half > 0 and isfinite(value) else None
 
 
 def _written(table: Mapping[str, Any], source: str) -> str:

@@ -125,6 +125,19 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert "Pictures" not in page.text
 
 
+def test_intervals_are_over_the_test_samples(tmp_path: Path) -> None:
+    """Of few-shot accuracies, too, whatever they deviate by from draw to draw."""
+    found = result()
+    few = found["image"]["tasks"]["letter"]["few_shot"]
+    few["std"] = {"raw": 0.2, "untrained": 0.2, "trained": 0.2}
+    older = made([write_run(tmp_path / "older", found=found)], tmp_path)
+    assert "over the test samples (few-shot: of the mean over the draws)" in older.text
+    assert "layer 3 21.0 % (19.0 to 23.0)" in older.text
+    few["interval"] = {"trained": [0.18, 0.24]}
+    newer = made([write_run(tmp_path / "newer", found=found)], tmp_path)
+    assert "layer 3 21.0 % (18.0 to 24.0)" in newer.text
+
+
 def test_a_collapsed_run(tmp_path: Path) -> None:
     lines = rows(lambda step: {"target_std": 0.9 if step < 150 else 0.1})
     page = made([write_run(tmp_path / "run", lines)], tmp_path)

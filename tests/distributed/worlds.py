@@ -32,8 +32,8 @@ class Job:
     """Called before, in every process; importable, and it stays for the jobs behind."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Other values of ``SHARDED``."""
-    code: int = 0
-    """The exit code of every process."""
+    code: int | tuple[int, ...] = 0
+    """The exit code of every process, or of each one."""
 
 
 def train(processes: int, jobs: Sequence[Job], output: Path) -> list[str]:
@@ -92,7 +92,7 @@ def _member(rank: int, processes: int, jobs: list[Job], ports: list[int], output
                 code = main(["pretrain", *job.words])
             except Exception:
                 traceback.print_exc()
-        if code != job.code:
+        if code != (job.code if isinstance(job.code, int) else job.code[rank]):
             os._exit(code or 1)
         printed.append(os.pread(file, os.fstat(file).st_size - began, began).decode())
     if rank == 0:

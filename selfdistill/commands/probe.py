@@ -114,8 +114,9 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     result = probe(request)
-    print(render_probes(result))
-    if options.json:
-        write_json(options.json, result)
-    if options.csv:
-        write_csv(options.csv, result)
+    written = []
+    for path, write in ((options.json, write_json), (options.csv, write_csv)):
+        if path is not None:
+            write(path, result)
+            written.append(f"\nwritten to {path}")
+    print("\n".join([render_probes(result), *written]))

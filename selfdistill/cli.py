@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import logging
 import os
 import platform
@@ -54,6 +55,8 @@ those after which a process gives up that has lost another one."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _unforeseen
     options = _parse(argv)
     # every process of a run has the same warnings; one says them

@@ -15,7 +15,7 @@ from selfdistill.durable import write_atomically
 from selfdistill.engine.checkpoint import find_checkpoint
 from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.errors import UserError, errors_of
-from selfdistill.hub.reader import HubFolder, is_hub_folder
+from selfdistill.hub.reader import WEIGHTS, HubFolder, is_hub_folder
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.originals import load_original, recognise
@@ -73,6 +73,12 @@ class InitialWeights:
         self.path = locate(config.init_from, KEY)
         self.is_file = self.path.is_file()
         self.is_hub = not self.is_file and is_hub_folder(self.path)
+        folder = self.path.parent
+        if self.is_file and self.path.name in WEIGHTS and is_hub_folder(folder):
+            raise UserError(
+                f"{KEY}: {self.path} is a part of a folder of transformers; name the folder, "
+                f"{folder}"
+            )
         if not self.is_file and not self.is_hub:
             self.path = find_checkpoint(self.path, KEY)
         elif len(self.parts) > 1:

@@ -74,10 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        if error.filename is None:
-            _drop_output()
-        where = "the output" if error.filename is None else error.filename
+        where = error.filename or "the output"
         print(f"selfdistill: cannot write {where}: {error.strerror}", file=sys.stderr)
+        _drop_output()
         return SelfdistillError.exit_code
     return 0
 
@@ -99,14 +98,21 @@ def _say(error: SelfdistillError) -> None:
 
 def _output_is_closed() -> bool:
     """Whether nobody reads the pipe any more; other pipes can break, too."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file, as in a notebook
+        return False
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # errors are told unasked
+    poll.register(output, 0)  # errors are told unasked
     return bool(poll.poll(0))
 
 
 def _drop_output() -> None:
-    """Let what is left go nowhere; at its end Python would try to write it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let what cannot be written go nowhere; at its end Python would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -27,7 +27,7 @@ from selfdistill.commands import (
     watch,
 )
 from selfdistill.commands.shared import HelpFormatter, examples
-from selfdistill.errors import DataBudgetError, HealthError, SelfdistillError, UserError
+from selfdistill.errors import DataBudgetError, SelfdistillError, UserError
 from selfdistill.redaction import log_to_console, redacted
 
 COMMANDS = (
@@ -47,10 +47,9 @@ COMMANDS = (
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 OF_ONE_PROCESS = (SelfdistillError, DataBudgetError)
 """Errors, but not their subclasses, of one process of a run, which says them whichever it is."""
-OF_ALL_OR_ONE = (UserError, HealthError)
 HEAD_START = 2.0
-"""Seconds in which the first process says what all have, and launchers end the others. Less than
-those after which a process gives up that has lost another one."""
+"""Seconds in which the first process says a mistake that all have, and launchers end the others.
+Less than those after which a process gives up that has lost another one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,8 +88,8 @@ def _say(error: SelfdistillError) -> None:
     """Once, where all processes of a run have it; but what one has alone, whichever it is."""
     words = redacted(str(error))
     if _rank() != "0" and type(error) not in OF_ONE_PROCESS:
-        if not isinstance(error, OF_ALL_OR_ONE):
-            return
+        if not isinstance(error, UserError):
+            return  # all judge by the same figures, and a signal to one stops all
         time.sleep(HEAD_START)
         words = f"process {_rank()}: {words}"
     print(f"selfdistill: {words}", file=sys.stderr)

@@ -2,10 +2,13 @@
 
 import argparse
 import errno
+import io
 import logging
 import os
 import platform
+import select
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -24,7 +27,7 @@ from selfdistill.commands import (
     watch,
 )
 from selfdistill.commands.shared import HelpFormatter, examples
-from selfdistill.errors import DataBudgetError, SelfdistillError
+from selfdistill.errors import DataBudgetError, SelfdistillError, UserError
 from selfdistill.redaction import log_to_console, redacted
 
 COMMANDS = (
@@ -42,27 +45,73 @@ COMMANDS = (
 )
 """In the order in which they are listed."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+OF_ONE_PROCESS = (SelfdistillError, DataBudgetError)
+"""Errors, but not their subclasses, of one process of a run, which says them whichever it is."""
+HEAD_START = 2.0
+"""Seconds in which the first process says a mistake that all have, and launchers end the others.
+Less than those after which a process gives up that has lost another one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
-    options = _parse(argv)
-    # every process of a run has the same warnings and most errors; one says them
-    first = os.environ.get("RANK", "0") == "0"
-    log_to_console(logging.WARNING if first else logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _unforeseen
+    options = _parse(argv)
+    # every process of a run has the same warnings; one says them
+    log_to_console(logging.WARNING if _rank() == "0" else logging.CRITICAL)
     try:
         options.run(options)
+        sys.stdout.flush()
     except SelfdistillError as error:
-        if first or type(error) in (SelfdistillError, DataBudgetError):
-            print(f"selfdistill: {redacted(str(error))}", file=sys.stderr)
+        _say(error)
         return error.exit_code
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        _drop_output()  # such as "| head": what is left needs no reader
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(f"selfdistill: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        where = error.filename or "the output"
+        print(f"selfdistill: cannot write {where}: {error.strerror}", file=sys.stderr)
+        _drop_output()
         return SelfdistillError.exit_code
     return 0
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+def _say(error: SelfdistillError) -> None:
+    """Once, where all processes of a run have it; but what one has alone, whichever it is."""
+    words = redacted(str(error))
+    if _rank() != "0" and type(error) not in OF_ONE_PROCESS:
+        if not isinstance(error, UserError):
+            return  # all judge by the same figures, and a signal to one stops all
+        time.sleep(HEAD_START)
+        words = f"process {_rank()}: {words}"
+    print(f"selfdistill: {words}", file=sys.stderr)
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads the pipe any more; other pipes can break, too."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # errors are told unasked
+    return bool(poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Let what cannot be written go nowhere; at its end Python would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -82,7 +131,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _unforeseen(*error: Any) -> None:
-    """Show an error that nobody foresaw, but not what may be secret in its words."""
+    """Show an error that nobody foresaw, but not what may be secret in its words.
+
+    Of Ctrl-C, after which Python ends the process by the signal, no more than a line.
+    """
+    if error[0] is KeyboardInterrupt:
+        if _rank() == "0":
+            print("selfdistill: interrupted", file=sys.stderr)
+        return
     print(redacted("".join(traceback.format_exception(*error))), file=sys.stderr, end="")
 
 

@@ -13,7 +13,8 @@ from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.outputs import check_output
 from selfdistill.plots import Curve, Panel, draw
-from selfdistill.probes.table import PROBES
+from selfdistill.probes.table import PROBES, aligned
+from selfdistill.run_record import check_named_once, shown
 from selfdistill.run_scores import Place, Run, differing, read_run
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,10 @@ def compare(
         A table for each panel, in ASCII.
 
     Raises:
-        UserError: a folder is no run, or lacks what is to be compared.
+        UserError: a folder is no run, is named twice, or lacks what is to be compared.
     """
     check_output(out, "--out", SUFFIXES)
+    check_named_once(paths)
     runs = [read_run(path, probe) for path in paths]
     panels = [
         _panel(place, [run for run in runs if place in run.scores]) for place in _places(runs, task)
@@ -123,7 +125,7 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
     """By folder; where there are repeats, by what differs between the groups, if that is short."""
     names = [_folder(group) for group in groups]
     if len(set(names)) < len(names):
-        names = [str(group[0].path) for group in groups]
+        names = [shown(group[0].path) for group in groups]
     if len(groups) > 1 and any(len(group) > 1 for group in groups):
         differences = _differences([group[0].config for group in groups])
         if max(map(len, differences)) <= _MAX_NAME:
@@ -136,7 +138,7 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 def _folder(group: Sequence[Run]) -> str:
     """What the folders' names begin with."""
-    names = [run.path.resolve().name for run in group]
+    names = [shown(Path(run.path.resolve().name)) for run in group]
     columns = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     shared = "".join(letters[0] for letters in columns)
     return shared if len(group) == 1 else shared.rstrip("-_.") or names[0]
@@ -178,15 +180,7 @@ def _table(panel: Panel, probe: str) -> str:
         if curve.has_band:
             end += f" ({100 * curve.low[-1]:.1f} to {100 * curve.high[-1]:.1f})"
         rows.append((curve.name, end, _minutes(curve.at[-1]), *_times(curve, first, target)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([f"{panel.title}: {probe} probe, accuracy in percent", *lines])
+    return "\n".join([f"{panel.title}: {probe} probe, accuracy in percent", *aligned(rows)])
 
 
 def _times(curve: Curve, first: Curve, target: float) -> tuple[str, str]:

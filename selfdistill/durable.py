@@ -1,6 +1,7 @@
 """Files that survive a crash: whole, or not there."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -25,9 +26,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file (text as UTF-8) so that a crash leaves either the old content or the new one.
 
     Raises:
-        OSError: the file cannot be written; the old content is untouched.
+        OSError: the file, which it names, cannot be written; the old content is untouched.
     """
     writing = path.with_name(f".{path.name}.writing")
-    write_synced(writing, content)
-    os.rename(writing, path)
+    try:
+        write_synced(writing, content)
+        os.rename(writing, path)
+    except BaseException as error:
+        with suppress(OSError):
+            writing.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a disk that is full names none
+        raise
     sync_folder(path.parent)

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -265,4 +266,5 @@ def _write(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     except OSError as error:
         raise SelfdistillError(f"--out: cannot write '{out}': {error}") from error
     finally:
-        writing.unlink(missing_ok=True)
+        with suppress(OSError):
+            writing.unlink()

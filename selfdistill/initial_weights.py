@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from selfdistill.durable import write_atomically
 from selfdistill.engine.checkpoint import find_checkpoint
 from selfdistill.engine.checkpoint_files import read_checkpoint
 from selfdistill.errors import UserError, errors_of
-from selfdistill.hub.reader import HubFolder, is_hub_folder
+from selfdistill.hub.reader import WEIGHTS, HubFolder, is_hub_folder
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.originals import load_original, recognise
@@ -73,6 +73,12 @@ class InitialWeights:
         self.path = locate(config.init_from, KEY)
         self.is_file = self.path.is_file()
         self.is_hub = not self.is_file and is_hub_folder(self.path)
+        folder = self.path.parent
+        if self.is_file and self.path.name in WEIGHTS and is_hub_folder(folder):
+            raise UserError(
+                f"{KEY}: {self.path} is a part of a folder of transformers; name the folder, "
+                f"{folder}"
+            )
         if not self.is_file and not self.is_hub:
             self.path = find_checkpoint(self.path, KEY)
         elif len(self.parts) > 1:
@@ -152,9 +158,13 @@ class InitialWeights:
         else:
             self._load_checkpoint(model)
 
+    @cached_property
+    def _hub_folder(self) -> HubFolder:
+        return HubFolder(self.path, KEY)
+
     def _configs(self) -> dict[str, RunConfig]:
         if self.is_hub:
-            return HubFolder(self.path, KEY).config().parts()
+            return self._hub_folder.config().parts()
         return checkpoint_config(read_checkpoint(self.path)).parts()
 
     def _load_original(self, model: Data2Vec) -> None:
@@ -202,7 +212,7 @@ class InitialWeights:
 
     def _load_hub_folder(self, model: Data2Vec) -> None:
         ((name, config),) = self.parts.items()
-        modality, folder = load_modality(config.modality), HubFolder(self.path, KEY)
+        modality, folder = load_modality(config.modality), self._hub_folder
         for key, value in folder.sections["input"].items():
             mine = getattr(config.input, key)
             if key not in modality.architecture and _plain(mine) != _plain(value):

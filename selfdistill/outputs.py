@@ -1,5 +1,6 @@
 """Files that a command is asked to write, refused before any work is done where they cannot be."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def check_output(path: Path, option: str, endings: Sequence[str] = ()) -> None:
         endings: that its name may have; empty: any.
 
     Raises:
-        UserError: its name ends otherwise, it is a folder, or there is no folder for it.
+        UserError: its name ends otherwise, it is a folder, or there is no folder for it that can
+            be written to.
     """
     if endings and not path.name.lower().endswith(tuple(endings)):
         *others, last = endings
@@ -24,3 +26,5 @@ def check_output(path: Path, option: str, endings: Sequence[str] = ()) -> None:
         raise UserError(f"{option}: '{path}' is a folder; name a file")
     if not path.parent.is_dir():
         raise UserError(f"{option}: there is no folder '{path.parent}'; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: cannot write to '{path.parent}'; choose another folder")

@@ -32,4 +32,3 @@ def _write(path: Path, content: str) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise SelfdistillError(f"cannot write {path}: {error.strerror}") from error
-    print(f"\nwritten to {path}")

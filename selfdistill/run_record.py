@@ -1,5 +1,6 @@
 """What the folder of a run tells, without the libraries that made it and without touching it."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name or str(self.path)
+        return shown(Path(self.path.resolve().name)) or shown(self.path)
 
     def parts(self) -> dict[str, Mapping[str, Any]]:
         """The config of each modality, by its short name."""
@@ -129,6 +130,19 @@ class Record:
         if tasks or not found:
             return {name: table for name, table in tasks.items() if isinstance(table, Mapping)}
         return {str(found.get("task", "probes")): found}  # as older versions had it
+
+
+def shown(path: Path) -> str:
+    """A path as text, whatever the locale; a name may hold bytes that are none."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def check_named_once(paths: Sequence[Path]) -> None:
+    """Raises ``UserError`` where two paths are the same folder."""
+    resolved = [path.resolve() for path in paths]
+    for path in resolved:
+        if resolved.count(path) > 1:
+            raise UserError(f"{path}: is named twice; name each run once")
 
 
 def _is_figure(key: str) -> bool:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import yaml
 from selfdistill import compare as module
 from selfdistill.cli import main
 from selfdistill.compare import Reached, compare, reached
+from selfdistill.errors import UserError
 from selfdistill.plots import Curve, Panel
 from selfdistill.run_scores import read_run
 
@@ -130,6 +132,17 @@ def test_repeats_of_a_joint_run_are_one_curve(
     ]
     compare(paths, tmp_path / "c.svg")
     assert len(panels[0].curves) == 1
+
+
+def test_names_that_are_no_text(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", [1, 2], [0.1, 0.2]).rename(tmp_path / os.fsdecode(b"l\xe4uf"))
+    assert "\nl\\xe4uf " in compare([run], tmp_path / "c.svg")
+
+
+def test_a_folder_counts_once(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", [1], [0.4])
+    with pytest.raises(UserError, match="a: is named twice; name each run once"):
+        compare([run, tmp_path / "b" / ".." / "a"], tmp_path / "c.svg")
 
 
 def test_repeats_are_one_curve(make_run: MakeRun, panels: list[Panel], tmp_path: Path) -> None:

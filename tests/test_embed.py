@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import stat
 import sys
 import tarfile
@@ -455,6 +456,16 @@ def test_names_that_no_header_holds_are_refused(
     assert "INPUT: the names of 7 inputs are too long" in capsys.readouterr().err
     monkeypatch.setattr(module, "NAMES_BYTES", longest)
     assert embed(run("image"), "in").keys == list(given)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for command, name in (("embed", "f.safetensors"), ("report", "f.html"), ("probe", "f.json")):
+        option, words = ("--json", []) if command == "probe" else ("--out", ["in"])
+        assert main([command, "nothing", *words, option, name]) == 2
+        assert f"{option}: cannot write to '.'; choose another" in capsys.readouterr().err
 
 
 def test_a_failing_write_leaves_nothing(

@@ -59,6 +59,12 @@ def test_a_folder_that_is_neither(runs: SmallRuns, tmp_path: Path) -> None:
         start(tmp_path, runs.config("image"))
 
 
+def test_the_weights_of_a_folder(runs: SmallRuns) -> None:
+    folder = runs.exported("image")
+    with pytest.raises(UserError, match=f"is a part of a folder .*; name the folder, {folder}$"):
+        start(folder / "model.safetensors", runs.config("image"))
+
+
 def test_a_name_on_the_hub(runs: SmallRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

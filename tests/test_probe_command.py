@@ -242,6 +242,11 @@ def test_labels_from_a_file(
         assert found.code == 0, found.err
         assert found.json["tasks"]["data"]["class_names"] == ["dark", "light"]
         assert found.json["tasks"]["data"]["probes"]["linear"]["raw"]["accuracy"] > 0.9
+    long = tmp_path / "quoted.csv"
+    long.write_text('s0000,"dark\n' + "s0001,light\n" * 20_000)
+    found = call(runs.run("image"), *sets, "--labels", long)
+    assert (found.code, "--labels: cannot read" in found.err) == (2, True)
+    assert "field larger than field limit" in found.err
     file.write_text("\n".join(f"x{i}\t1" for i in range(5)) + "\ns0001\t0\n")
     found = call(runs.run("image"), *sets, "--labels", file)
     assert found.code == 2
@@ -272,9 +277,30 @@ def test_transcripts_are_spelled(
     assert "character error rate" in found.out
     assert {row["probe"] for row in found.csv} == {"ctc"}
     assert "character_error_rate" in found.csv[0]
-    bare = write_shard(tmp_path / "bare.tar", samples("audio", 6))
-    refused = call(runs.run("audio"), bare, "--ctc")
-    assert (refused.code, "DATA: 6 of 6 samples have no .txt member" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "count", "message"),
+    [
+        (None, 6, "DATA: 6 of 6 samples have no .txt member"),
+        ("\u2003\n", 6, "DATA: 6 of 6 samples have no .txt member"),
+        ("far too long " * 9, 6, "DATA: every transcript needs more frames than the encoder makes"),
+        ("a b", 1, "DATA: a single sample leaves none for the test"),
+    ],
+)
+def test_transcripts_that_cannot_be_spelled(
+    transcript: str | None,
+    count: int,
+    message: str,
+    runs: SmallRuns,
+    call: Callable[..., Called],
+    tmp_path: Path,
+) -> None:
+    member = {} if transcript is None else {"txt": transcript.encode()}
+    rng = np.random.default_rng(0)
+    path = write_shard(tmp_path / "s.tar", [audio(rng, 0, 0.15) | member for _ in range(count)])
+    found = call(runs.run("audio"), path, "--ctc", "--no-baselines")
+    assert (found.code, message in found.err) == (2, True), found.err
 
 
 def token_labels(count: int, pieces: int) -> list[Sample]:
@@ -308,6 +334,28 @@ def test_other_numbers_of_token_labels_are_refused(
     found = call(runs.run("image"), write_shard(tmp_path / "t.tar", made), "--per", "token")
     assert found.code == 2
     assert "has 2 labels for 16 tokens in its .labels.json" in found.err
+
+
+def test_sounds_without_token_labels_are_refused(
+    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]]
+) -> None:
+    part = token_labels(4, 6)
+    for content in (b"[]", b"hello", b"[0.5]"):
+        broken = [*part[:-1], part[-1] | {"labels.json": content}]
+        found = call(runs.run("audio"), *labelled("audio", broken, part), "--per", "token")
+        assert found.code == 2
+        assert "--train: 's0003' has 0 labels for" in found.err
+        assert "give a list of integers, -1 where there is none" in found.err
+
+
+def test_token_labels_of_too_few_inputs_are_refused(
+    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]]
+) -> None:
+    one = token_labels(1, 6)[0] | {"labels.json": b"[0, 1]"}
+    for part in ([one], token_labels(2, 6)):  # with no input left to fit on, and with one class
+        found = call(runs.run("audio"), *labelled("audio", part, [one]), "--per", "token")
+        assert found.code == 2
+        assert f"--train: inputs with labelled tokens: {len(part)}, of" in found.err
 
 
 @pytest.mark.parametrize(

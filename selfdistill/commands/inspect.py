@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import Commands, add_command
+from selfdistill.commands.shared import Commands, add_command, seed
 
 
 def add(commands: Commands) -> None:
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         "--tensorboard", type=Path, metavar="DIR", help="write the picture for TensorBoard"
     )
     inspect.add_argument("--samples", type=int, default=12, help="that are shown (default 12)")
-    inspect.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    inspect.add_argument("--seed", type=seed, default=0, help="of what is drawn (default 0)")
     inspect.add_argument(
         "--modality",
         default="",

@@ -5,7 +5,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from selfdistill.commands.shared import Commands, HelpFormatter, add_command, examples
+from selfdistill.commands.shared import Commands, HelpFormatter, add_command, examples, seed
 from selfdistill.cores import cores
 
 
@@ -69,7 +69,7 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         "--min-shards", type=_count, default=1, metavar="N", help="so many at least (default 1)"
     )
     parser.add_argument(
-        "--seed", type=_seed, default=0, help="of the order of the samples (default 0)"
+        "--seed", type=seed, default=0, help="of the order of the samples (default 0)"
     )
     parser.add_argument(
         "--workers",
@@ -102,10 +102,4 @@ def _megabytes(text: str) -> float:
 def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return value
-
-
-def _seed(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} must not be negative")
     return value

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
+from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command, seed
 from selfdistill.probes.request import CACHE_FOLDER, PROBES
 
 
@@ -75,7 +75,7 @@ def add(commands: Commands) -> None:
     probe.add_argument(
         "--cache-gb", type=float, default=20, help="most that they take (default 20)"
     )
-    probe.add_argument("--seed", type=int, default=0, help="of splits and draws (default 0)")
+    probe.add_argument("--seed", type=seed, default=0, help="of splits and draws (default 0)")
     probe.add_argument("--batch-size", type=int, default=64, help="samples at a time (default 64)")
     probe.add_argument("--modality", default="", metavar="NAME", help=MODALITY)
     probe.add_argument("--weights", choices=("student", "teacher"), default="student")
@@ -114,8 +114,9 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     result = probe(request)
-    print(render_probes(result))
-    if options.json:
-        write_json(options.json, result)
-    if options.csv:
-        write_csv(options.csv, result)
+    written = []
+    for path, write in ((options.json, write_json), (options.csv, write_csv)):
+        if path is not None:
+            write(path, result)
+            written.append(f"\nwritten to {path}")
+    print("\n".join([render_probes(result), *written]))

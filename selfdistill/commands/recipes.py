@@ -1,9 +1,7 @@
 """``selfdistill recipes``."""
 
 import argparse
-import os
 import shutil
-import sys
 import textwrap
 
 from selfdistill.commands.shared import Commands, add_command, names_recipes
@@ -35,10 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
         text = "\n".join(_described(name, width) for name in recipe_names())
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:  # such as "| head": what is left needs no reader
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, end="")
 
 
 def _described(name: str, width: int) -> str:

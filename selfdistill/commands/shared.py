@@ -48,3 +48,10 @@ def add_command(
         more: as for ``argparse.ArgumentParser``.
     """
     return commands.add_parser(name, epilog=examples(*words), formatter_class=HelpFormatter, **more)
+
+
+def seed(text: str) -> int:
+    """The value of ``--seed``; raises what argparse shows."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} must not be negative")
+    return value

@@ -81,7 +81,7 @@ def judge(
     found = []
     for key in ("target_std", "loss"):
         if key in values and not isfinite(values[key][-1]):
-            text = f"no step before step {steps[-1]:,} had a loss and a gradient that are finite"
+            text = f"no step {_since(steps, values[key])} had a loss and a gradient that are finite"
             advice = FIGURES["left_out_steps"].advice
             found.append(Finding("collapsed", text, advice, key))
             break
@@ -105,6 +105,12 @@ def judge(
         )
         found.append(Finding("early", text))
     return found
+
+
+def _since(steps: Sequence[int], series: Sequence[float]) -> str:
+    """Of which steps the last lines, without a finite value, are; each is of those before it."""
+    known = [step for step, value in zip(steps, series, strict=True) if isfinite(value)]
+    return f"after step {known[-1]:,}" if known else f"up to step {steps[-1]:,}"
 
 
 def early_signs(step: int, values: Mapping[str, float], guard: GuardConfig) -> list[Finding]:

@@ -78,7 +78,7 @@ class FeatureCache:
 
         Raises:
             UserError: they are larger than the cache may become.
-            OSError: they cannot be written; what was written is gone.
+            OSError: they cannot be written; it names the folder, and what was written is gone.
         """
         entry = self.folder / _digest(key)
         writing = Path(tempfile.mkdtemp(prefix=WRITING, dir=self.folder))
@@ -86,6 +86,9 @@ class FeatureCache:
             _write(writing, batches, key, self.most)
             with suppress(OSError):  # another process was quicker
                 writing.rename(entry)
+        except OSError as error:
+            error.filename = error.filename or str(self.folder)  # a disk that is full names none
+            raise
         finally:
             shutil.rmtree(writing, ignore_errors=True)
         self._used.add(entry.name)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfdistill.errors import UserError
 from selfdistill.probes.bootstrap import Interval, ratio_interval
 from selfdistill.probes.features import Features
 from selfdistill.probes.splits import validation_split
@@ -74,6 +75,7 @@ def spell(
     test_texts: Sequence[str],
     seed: int = 0,
     device: torch.device = CPU,
+    named: str = "DATA",
 ) -> SpellingScore:
     """The probe on every layer, and on the one with fewest errors on the validation part.
 
@@ -85,12 +87,22 @@ def spell(
         train_texts, test_texts: transcripts.
         seed: of the validation part and of the order.
         device: to train on.
+        named: the training split, in error messages.
+
+    Raises:
+        UserError: no transcript is short enough to train on.
     """
     speller = _Speller(train_texts)
     fit, held = validation_split(np.zeros(len(train_texts), dtype=np.int64), seed)
     assert train.lengths is not None
     needed = np.array([frames_needed(text) for text in train_texts])
     fit = fit[(needed <= train.lengths)[fit]]
+    if not len(fit):
+        raise UserError(
+            f"{named}: every transcript needs more frames than the encoder makes of its sample, "
+            f"such as {needed[0]} where there are {train.lengths[0]}; give transcripts of what is "
+            "said in the samples"
+        )
     validated, scores = [], []
     for layer in range(len(train.layers)):
         tokens = LayerTokens(train, layer, seed=seed, device=device)

@@ -83,7 +83,7 @@ def read_label_file(path: Path) -> dict[str, str]:
     try:
         content = path.read_text(encoding="utf-8-sig")
         pairs = _of_json(content) if path.suffix.lower() == ".json" else _of_lines(path, content)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"--labels: cannot read '{path}': {error}") from error
     found: dict[str, str] = {}
     for key, label in pairs:

@@ -56,7 +56,7 @@ class TokenLabels:
         """Up to ``most`` of the labelled tokens of ``features``, as features of single rows.
 
         Raises:
-            UserError: a sample has more or fewer labels than tokens, or no token has one.
+            UserError: a sample has none, or not one per token where it should; or no token has one.
         """
         assert features.lengths is not None
         told = [
@@ -76,10 +76,11 @@ class TokenLabels:
         labels = self.labels[number]
         if len(labels) == tokens:
             return labels
-        if not self.by_time:
+        if not (self.by_time and len(labels)):
+            each = "a list of integers" if self.by_time else "one per token"
             raise UserError(
                 f"{self.named}: '{self.keys[number]}' has {len(labels)} labels for {tokens} "
-                f"tokens in its .{TOKEN_LABELS}; give one per token"
+                f"tokens in its .{TOKEN_LABELS}; give {each}, {UNLABELLED} where there is none"
             )
         middle = (np.arange(tokens) + 0.5) * len(labels) / tokens
         return labels[middle.astype(np.int64)]

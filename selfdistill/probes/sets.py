@@ -98,6 +98,10 @@ class Opener:
         shards, digest = self._open(data, named.train)
         (labels,), classes = self._labels([shards])
         check_all_labelled(named.train, labels, named.remedy)
+        if len(labels) < 2:
+            raise UserError(
+                f"{named.train}: a single sample leaves none for the test; give more samples"
+            )
         members = self._members(shards, named.train)
         parts = [
             Split(
@@ -120,7 +124,7 @@ class Opener:
         if not self.member:
             return []
         found = [shards.read(i)[1].get(self.member, b"") for i in range(len(shards))]
-        missing = sum(not content.strip() for content in found)
+        missing = sum(not content.decode("utf-8", "replace").strip() for content in found)
         if missing:
             raise UserError(
                 f"{key}: {missing} of {len(found)} samples have no .{self.member} member; give "

@@ -63,8 +63,13 @@ def _percent(table: Mapping[str, Any], source: str) -> str:
 
 
 def _points(table: Mapping[str, Any], baseline: str) -> float:
-    # of the rounded figures, so that the row adds up for who checks it
-    return round(100 * table["trained"], 1) - round(100 * table[baseline], 1)
+    return points_over(table["trained"], table[baseline])
+
+
+def points_over(accuracy: float, other: float) -> float:
+    """What one accuracy is over another, in percentage points of the rounded figures, so that it
+    adds up for who checks it."""
+    return round(100 * accuracy, 1) - round(100 * other, 1)
 
 
 def _spread(table: Mapping[str, Any], source: str) -> float:
@@ -78,12 +83,12 @@ def _sentence(name: str, table: Mapping[str, Any], raw_input: str) -> str:
             continue
         if baseline == "raw" and raw_input:
             title += f" ({raw_input})"
-        points = _points(table, baseline)
-        if abs(points) <= 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
-            verdict = f"not clearly different from {title} ({points:+.1f} points)"
-        elif points > 0:
-            verdict = f"+{points:.1f} points over {title}"
+        over = _points(table, baseline)
+        if abs(over) <= 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
+            verdict = f"not clearly different from {title} ({over:+.1f} points)"
+        elif over > 0:
+            verdict = f"+{over:.1f} points over {title}"
         else:
-            verdict = f"{-points:.1f} points below {title}"
+            verdict = f"{-over:.1f} points below {title}"
         parts.append(verdict)
     return f"{name}: {', '.join(parts)}"

@@ -23,6 +23,7 @@ from selfdistill.probes.request import FEW_SHOT_DRAWS, NEIGHBOURS, Request
 from selfdistill.probes.result import plain_scores, plain_spelling
 from selfdistill.probes.sets import LabelledSet, Split
 from selfdistill.probes.source import Source, say
+from selfdistill.probes.splits import group_split
 
 
 def check_set(request: Request, labelled: LabelledSet, train: np.ndarray, test: np.ndarray) -> None:
@@ -85,11 +86,24 @@ def probe_tokens(
             )
         )
         check_set(request, labelled, train.labels, test.labels)
+        _check_inputs(train, labelled.named.train, request.seed)
         sizes, groups = _sizes(train, test), test.groups
         for name, score in _panel(request, len(train.labels))(train, test).items():
             found.setdefault(name, {})[source.name] = score
     probes = {name: plain_scores(by, request.seed, groups) for name, by in found.items()}
     return {**sizes, "per": "token", "probes": probes}
+
+
+def _check_inputs(train: Features, named: str, seed: int) -> None:
+    """Refuse so few inputs that there is none to choose by, or not two classes in the others."""
+    assert train.groups is not None
+    fit, held = group_split(train.groups, seed)
+    if not len(held) or len(np.unique(train.labels[fit])) < 2:
+        inputs = len(np.unique(train.groups))
+        raise UserError(
+            f"{named}: inputs with labelled tokens: {inputs}, of which a fifth is kept to choose a "
+            "layer; the others need two classes: give more inputs"
+        )
 
 
 def probe_transcripts(
@@ -104,7 +118,9 @@ def probe_transcripts(
         expected = [transcript(labelled.test.members[i]) for i in test.numbers]
         sizes = {"train_samples": len(texts), "test_samples": len(expected)}
         say(f"{source.name}: CTC probe")
-        found[source.name] = spell(train, texts, test, expected, request.seed, source.device)
+        found[source.name] = spell(
+            train, texts, test, expected, request.seed, source.device, labelled.named.train
+        )
     return {**sizes, "probes": {"ctc": plain_spelling(found, request.seed)}}
 
 

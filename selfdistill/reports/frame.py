@@ -13,10 +13,12 @@ from selfdistill.reports import facts
 from selfdistill.reports.assess import Group
 from selfdistill.reports.life import State
 from selfdistill.run_files import SavedStep, section
-from selfdistill.run_record import Record
+from selfdistill.run_record import Record, shown
 
 _BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))
 _ASCII = "_.,-=+*#"
+_NARROWEST = 10
+"""Letters that lines are broken at where a terminal has fewer still, and cut."""
 _LONGEST = 48
 """Letters of a sparkline."""
 
@@ -62,21 +64,21 @@ def frame(view: View, width: int, unicode: bool) -> list[Line]:
         width: of the terminal, in letters.
         unicode: whether it can show blocks.
     """
-    width = max(width, 40)
+    room = max(width, _NARROWEST)
     blocks = _BLOCKS if unicode else _ASCII
     record = view.record
     lines = [
-        Line(f"{record.path}  {facts.kind(record)}", "bold"),
+        Line(f"{shown(record.path)}  {facts.kind(record)}", "bold"),
         Line(view.state[1], "look" if view.state[0] in ("silent", "unknown", "stopped") else ""),
-        *_progress(view, width),
+        *_progress(view, room),
         Line(""),
-        *_verdict(view.verdict, width),
+        *_verdict(view.verdict, room),
     ]
     lines += [Line(f"! {trouble}", "look") for trouble in view.troubles]
     for group in view.groups:
         if group.log.values:
-            lines += [Line(""), *_figures(group, width, blocks, len(view.groups) > 1)]
-    lines += _evaluations(record, width, blocks)
+            lines += [Line(""), *_figures(group, room, blocks, len(view.groups) > 1)]
+    lines += _evaluations(record, room, blocks)
     lines += [Line(""), *_files(view)]
     return [Line(clean(line.text)[:width].rstrip(), line.tone) for line in lines]
 

@@ -7,7 +7,6 @@ from math import isfinite
 from pathlib import Path
 
 from selfdistill.durable import write_atomically
-from selfdistill.errors import UserError
 from selfdistill.health.verdict import Verdict
 from selfdistill.outputs import check_output
 from selfdistill.redaction import redacted
@@ -25,13 +24,14 @@ from selfdistill.reports.html import (
     verdict_card,
 )
 from selfdistill.reports.pictures import pictures
-from selfdistill.run_record import Record, read_record
+from selfdistill.run_record import Record, check_named_once, read_record, shown
 from selfdistill.run_scores import differing, settings
 
 _HEALTHY = "every figure that has a healthy band is inside it"
 _PROBES = (
-    "Accuracy of probes on frozen features, with 95 % intervals (few-shot: of a single draw); the "
-    "dashed mark is chance. What counts is how far the trained encoder is above the untrained one."
+    "Accuracy of probes on frozen features, with 95 % intervals over the test samples (few-shot: "
+    "of the mean over the draws); the dashed mark is chance. What counts is how far the trained "
+    "encoder is above the untrained one."
 )
 _CURVES = (
     "Over the steps. The shaded part is healthy, red points are outside it. A loss that rises is "
@@ -54,9 +54,10 @@ def report(paths: Sequence[Path], out: Path) -> dict[str, Verdict]:
         The verdict on each run, by its name on the page.
 
     Raises:
-        UserError: a folder is no run, or a file in it is damaged.
+        UserError: a folder is no run, is named twice, or a file in it is damaged.
     """
     check_output(out, "--out", (".html",))
+    check_named_once(paths)
     records = _named([read_record(path) for path in paths])
     found = {name: groups(record) for name, record in records.items()}
     verdicts = {name: assess(record, found[name]) for name, record in records.items()}
@@ -64,7 +65,8 @@ def report(paths: Sequence[Path], out: Path) -> dict[str, Verdict]:
         text = _one(*next(iter(records.items())), found, verdicts)
     else:
         text = _several(records, found, verdicts)
-    write_atomically(out, text)
+    # what is no text can come from the command line of a run, too
+    write_atomically(out, text.encode("utf-8", "backslashreplace"))
     return verdicts
 
 
@@ -72,13 +74,11 @@ def _named(records: Sequence[Record]) -> dict[str, Record]:
     """By folder, where that tells them apart."""
     for names in (
         [record.name for record in records],
-        [str(record.path) for record in records],
-        [str(record.path.resolve()) for record in records],
+        [shown(record.path) for record in records],
     ):
         if len(set(names)) == len(names):
             return dict(zip(names, records, strict=True))
-    twice = next(name for name in names if names.count(name) > 1)
-    raise UserError(f"{twice}: is named twice; name each run once")
+    return {shown(record.path.resolve()): record for record in records}
 
 
 def _one(
@@ -100,7 +100,8 @@ def _one(
     ]
     body = (
         f"<header>\n<h1>{escape(name)}</h1>\n"
-        f'<p class="sub">{escape(facts.kind(record))}; {escape(str(record.path))}</p>\n</header>\n'
+        f'<p class="sub">{escape(facts.kind(record))}; {escape(shown(record.path))}</p>\n'
+        "</header>\n"
         f"{verdict_card(verdicts[name], _healthy(record))}{tiles(tile)}"
     )
     probes = scores.of_one(record, ids)
@@ -169,7 +170,7 @@ def _legend(name: str, record: Record, number: int, verdict: Verdict) -> str:
     return (
         f'<li class="card" style="{tone(number)}"><b>{escape(name)}</b>\n'
         f'<p class="small faint">{escape(facts.kind(record))}; {escape(facts.progress(record))}; '
-        f"{escape(str(record.path))}</p>\n<p>{chip(verdict)}</p>\n"
+        f"{escape(shown(record.path))}</p>\n<p>{chip(verdict)}</p>\n"
         f'<p class="small">{sentence(reasons)}</p></li>\n'
     )
 

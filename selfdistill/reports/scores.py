@@ -7,7 +7,7 @@ from math import hypot, isfinite, nan
 from typing import Any
 
 from selfdistill.plots import Curve
-from selfdistill.probes.table import PROBES
+from selfdistill.probes.table import PROBES, points_over
 from selfdistill.reports.chart import Chart, svg
 from selfdistill.reports.html import key, levels_key, runs_table
 from selfdistill.run_files import section
@@ -128,8 +128,9 @@ def _interval(table: Mapping[str, Any], source: str) -> tuple[float, float] | No
     found = section(table, "interval").get(source)
     if isinstance(found, list) and len(found) == 2 and all(isfinite(_number(x)) for x in found):
         return found[0], found[1]
-    value, half = _number(table.get(source)), _NORMAL * _error(table, source)
-    return (value - half, value + half) if half and isfinite(value) else None
+    value = _number(table.get(source))
+    half = _NORMAL * _number(section(table, "standard_error").get(source))
+    return (value - half, value + half) if half > 0 and isfinite(value) else None
 
 
 def _written(table: Mapping[str, Any], source: str) -> str:
@@ -144,14 +145,14 @@ def _difference(table: Mapping[str, Any]) -> str:
     trained, untrained = _number(table.get("trained")), _number(table.get("untrained"))
     if not isfinite(trained - untrained):
         return "There is no untrained encoder to compare with."
-    points = round(100 * trained, 1) - round(100 * untrained, 1)
+    over = points_over(trained, untrained)
     clear = abs(trained - untrained) > 2 * hypot(
         _error(table, "trained"), _error(table, "untrained")
     )
     if not clear:
-        return f"Not clearly different from the untrained encoder ({points:+.1f} points)."
-    side = "over" if points > 0 else "below"
-    return f"{abs(points):.1f} points {side} the untrained encoder."
+        return f"Not clearly different from the untrained encoder ({over:+.1f} points)."
+    side = "over" if over > 0 else "below"
+    return f"{abs(over):.1f} points {side} the untrained encoder."
 
 
 def headline(record: Record) -> list[tuple[str, str]]:
@@ -165,8 +166,8 @@ def headline(record: Record) -> list[tuple[str, str]]:
                 continue
             name = f"linear probe of {task}"
             if isfinite(untrained):
-                points = round(100 * trained, 1) - round(100 * untrained, 1)
-                name += f" ({points:+.1f} points on the untrained encoder)"
+                over = points_over(trained, untrained)
+                name += f" ({over:+.1f} points on the untrained encoder)"
             found.append((name, f"{100 * trained:.1f} %"))
     return found
 
@@ -212,7 +213,7 @@ def _final(record: Record, modality: str, task: str, probe: str) -> tuple[float,
         return points[max(points)], f"{100 * points[max(points)]:.1f} %"
     text = _written(table, "trained")
     if isfinite(untrained):
-        text += f", {100 * (value - untrained):+.1f}"
+        text += f", {points_over(value, untrained):+.1f}"
     return value, text
 
 

@@ -56,6 +56,15 @@ def test_a_modality_tells_how_it_is_packed(
     assert "\n  --shard-size MB" in text
 
 
+@pytest.mark.parametrize("words", [["probe", "x"], ["inspect", "x"], ["pack", "image", "x"]])
+def test_seeds_are_not_negative(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", "y"] if words[0] == "pack" else []
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *out, "--seed", "-1"])
+    assert ended.value.code == 2
+    assert "argument --seed: -1 must not be negative" in capsys.readouterr().err
+
+
 def test_the_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

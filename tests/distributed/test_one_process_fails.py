@@ -16,10 +16,12 @@ from launching import rows
 from tiny import samples, write_shard
 from worlds import Job, train
 
+from selfdistill import cli, pretrain
 from selfdistill.data.loader import Source, _Stream
 from selfdistill.engine import processes
-from selfdistill.errors import SelfdistillError
+from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.run_data import open_source
 
 Words = Callable[..., list[str]]
 LOST = "selfdistill: another process of the run has ended"
@@ -49,7 +51,7 @@ def _begin(kind: str, rank: str) -> None:
 def _patch() -> None:
     multiprocessing.set_start_method("fork", force=True)  # workers have the patches, too
     forward, load, fingerprint = Data2Vec.forward, _Stream.load, Source.fingerprint
-    processes.HEAD_START = 0.2
+    processes.HEAD_START, cli.HEAD_START = 0.2, 0.1
 
     def computed(self: Data2Vec, batches: Any) -> Any:
         if Fault.comes("model"):
@@ -63,12 +65,18 @@ def _patch() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, *place)
 
+    def opened(*given: Any) -> Source:
+        if (Fault.kind, Fault.rank) == ("shards", os.environ["RANK"]):
+            raise UserError("data.train: no file matches 'x.tar'")
+        return open_source(*given)
+
     def found(self: Source) -> dict[str, Any]:
         other = (Fault.kind, Fault.rank) == ("files", os.environ["RANK"])
         return {**fingerprint(self), **({"samples": 7} if other else {})}
 
     Data2Vec.forward, _Stream.load = computed, loaded  # type: ignore[method-assign]
     Source.fingerprint = found  # type: ignore[method-assign]
+    pretrain.open_source = opened
 
 
 def model_on_the_other() -> None:
@@ -81,6 +89,10 @@ def model_on_the_main_one() -> None:
 
 def loader_on_the_other() -> None:
     _begin("loader", "1")
+
+
+def shards_missing_on_the_other() -> None:
+    _begin("shards", "1")
 
 
 def worker_killed() -> None:
@@ -100,6 +112,7 @@ FAULTS = [
     model_on_the_main_one,
     loader_on_the_other,
     other_files_on_the_other,
+    shards_missing_on_the_other,
     worker_killed,
     nothing,
 ]
@@ -118,12 +131,13 @@ def said(words: Words, folder: Path) -> list[list[str]]:
         for number, count in enumerate((1, 17, 30))
     ]
 
-    def job(setup: Callable[[], None], *more: str, code: int = 1) -> Job:
+    def job(setup: Callable[[], None], *more: str, code: int | tuple[int, int] = 1) -> Job:
         run = folder / setup.__name__
         return Job(words("image", run, "train.steps=12", *more), setup=setup, code=code)
 
-    jobs = [job(fault) for fault in FAULTS[:-3]]
+    jobs = [job(fault) for fault in FAULTS[:-4]]
     jobs.append(job(other_files_on_the_other, code=2))
+    jobs.append(job(shards_missing_on_the_other, code=2))
     jobs.append(job(worker_killed, "data.workers=1"))
     uneven = f"data.train={json.dumps(shards[:1] + shards[2:])}"
     jobs.append(job(nothing, uneven, "data.workers=2", code=0))
@@ -165,8 +179,15 @@ def test_other_files_on_one_of_them(said: Sequence[Sequence[str]], folder: Path)
     main, other = said[FAULTS.index(other_files_on_the_other)]
     (line,) = lines(main)
     assert re.search(r"data\.train: the main process finds 48 .* process 1 7 samples in", line)
-    assert lines(other) == []
+    assert lines(other) == [line.replace("selfdistill:", "selfdistill: process 1:")]
     assert not rows(folder / "other_files_on_the_other")
+
+
+def test_shards_that_the_other_process_has_not(said: Sequence[Sequence[str]]) -> None:
+    """The main one says it, too: a launcher ends the others soon after it."""
+    main, other = said[FAULTS.index(shards_missing_on_the_other)]
+    assert lines(main) == ["selfdistill: data.train: no file matches 'x.tar'"]
+    assert lines(other) == ["selfdistill: process 1: data.train: no file matches 'x.tar'"]
 
 
 def test_a_data_worker_killed_by_the_system(said: Sequence[Sequence[str]]) -> None:

@@ -110,7 +110,9 @@ def test_a_loss_that_is_no_number_is_said_first() -> None:
     values = series(target_std=[0.8, 0.8, 0.8, 0.8, nan], loss=[1, 1, 1, 1, nan])
     found = judge(STEPS, values, bands(STEPS, values, GUARD), GUARD)
     assert (found[0].status, found[0].key) == ("collapsed", "target_std")
-    assert "before step 50" in found[0].text
+    assert "no step after step 40 had" in found[0].text
+    values = series(target_std=[nan] * 5, loss=[nan] * 5)
+    assert "no step up to step 50 had" in judge(STEPS, values, {}, GUARD)[0].text
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The exported processors make of a raw file what the package makes of it; of text see
 test_auto_tokenizer."""
 
+import dataclasses
 import io
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,63 @@ def off(
 def config(tiny_config: Make) -> RunConfig:
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     return tiny_config("image", input={"size": [48, 48], "mean": mean, "std": std})
+
+
+def read_as(config: RunConfig, folder: Path, **fields: Any) -> tuple[InputPipeline, Path]:
+    """The pipeline for a folder whose processor has other fields (None: not there)."""
+    hub = load_modality("image").hub
+    assert hub is not None
+    written(config, folder)
+    path = folder / "preprocessor_config.json"
+    processor = {**json.loads(path.read_text()), **fields}
+    processor = {key: value for key, value in processor.items() if value is not None}
+    path.write_text(json.dumps(processor))
+    theirs = hub.sections(hub.config(config), processor, folder)
+    same = dataclasses.replace(config.input, **theirs["input"])
+    return load_modality("image").build_pipeline(dataclasses.replace(config, input=same)), folder
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do_normalize": False},
+        {"image_mean": None, "image_std": None},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"rescale_factor": None, "do_normalize": None, "do_rescale": None},
+        {"do_normalize": False, "do_rescale": False},
+    ],
+)
+def test_pixels_are_those_of_the_processor(
+    fields: dict[str, Any], config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline, folder = read_as(config, tmp_path, **fields)
+    processor = AutoImageProcessor.from_pretrained(folder, **BACKENDS["pil"])
+    data = pictures((48, 48))["noise"]
+    theirs = processor(Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
+    ours = pipeline.plain(pipeline.decode({"png": data}))
+    assert np.abs(theirs - ours).max() < CLOSE * max(1, np.abs(theirs).max())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"do_resize": False}, {"resample": 2}, {"do_center_crop": True}, {"size": {"height": 9}}],
+)
+def test_other_sizing_is_told(
+    fields: dict[str, Any], config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        read_as(config, tmp_path, **fields)
+    ((name, value),) = fields.items()
+    assert f"preprocessor_config.json has {name}={value}, but here" in caplog.text
+
+
+def test_the_old_way_to_write_sizes(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_as(config, tmp_path, size=48)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

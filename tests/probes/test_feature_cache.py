@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -94,10 +95,11 @@ def test_a_flipped_bit_is_seen(cache: FeatureCache) -> None:
 def test_nothing_half_written_stays(cache: FeatureCache) -> None:
     def broken() -> Iterator[Rows]:
         yield from batches(1)
-        raise OSError("no space")
+        raise OSError(errno.ENOSPC, "no space")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="no space") as caught:
         cache.keep(KEY, broken())
+    assert caught.value.filename == str(cache.folder)
     assert entries(cache) == []
 
 

@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,42 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert "Pictures" not in page.text
 
 
+def test_intervals_are_over_the_test_samples(tmp_path: Path) -> None:
+    """Of few-shot accuracies, too, whatever they deviate by from draw to draw."""
+    found = result()
+    few = found["image"]["tasks"]["letter"]["few_shot"]
+    few["std"] = {"raw": 0.2, "untrained": 0.2, "trained": 0.2}
+    older = made([write_run(tmp_path / "older", found=found)], tmp_path)
+    assert "over the test samples (few-shot: of the mean over the draws)" in older.text
+    assert "layer 3 21.0 % (19.0 to 23.0)" in older.text
+    few["interval"] = {"trained": [0.18, 0.24]}
+    newer = made([write_run(tmp_path / "newer", found=found)], tmp_path)
+    assert "layer 3 21.0 % (18.0 to 24.0)" in newer.text
+
+
+def test_one_run_and_several_tell_the_same_points(tmp_path: Path) -> None:
+    """12.0 % on 11.9 %, though they are nearly 0.2 points apart."""
+    found = result(trained=0.1204, untrained=0.11851)
+    runs = [write_run(tmp_path / name, found=found) for name in "ab"]
+    assert "(+0.1 points on the untrained encoder)" in made(runs[:1], tmp_path).text
+    assert "(10.1 to 14.0), +0.1" in made(runs, tmp_path).text
+
+
+def test_names_that_are_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / os.fsdecode(b"l\xe4uf"), found=result())
+    environment = json.loads((run / "environment.json").read_text())
+    environment["command"].append(os.fsdecode(b"run_dir=l\xe4uf"))
+    (run / "environment.json").write_text(json.dumps(environment))
+    assert main(["report", str(run)]) == 0
+    assert "<h1>l\\xe4uf</h1>" in next(tmp_path.glob("*.html")).read_text(encoding="utf-8")
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("l\\xe4uf: healthy")
+    assert last == "written to l\\udce4uf-report.html"
+
+
 def test_a_collapsed_run(tmp_path: Path) -> None:
     lines = rows(lambda step: {"target_std": 0.9 if step < 150 else 0.1})
     page = made([write_run(tmp_path / "run", lines)], tmp_path)
@@ -152,7 +189,7 @@ def test_a_run_of_an_older_version(tmp_path: Path) -> None:
     assert "trained encoder 50.0 %" in page.text
     assert "There is no untrained encoder to compare with." in page.text
     assert "unknown of training" in page.text
-    assert "no step before step 20 had a loss" in page.text.lower()
+    assert "no step after step 10 had a loss" in page.text.lower()
 
 
 def test_without_figures_nothing_is_healthy(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """transformers' ``Data2VecVisionModel``: names, config and image processor."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from selfdistill.modalities.hub import block_fields, block_section, hold, requir
 from selfdistill.modalities.image.encoder import sincos
 from selfdistill.renaming import weight_and_bias
 
+logger = logging.getLogger(__name__)
+
 ARCHITECTURE = "Data2VecVisionModel"
 LAYER = "encoder.layer.{}"
 TABLE = "relative_position_bias_table"
 BICUBIC = 3
+PROCESSOR_MEAN = PROCESSOR_STD = [0.5, 0.5, 0.5]
+"""transformers' own, where a processor's file does not tell."""
 CLASS, MASK = "embeddings.cls_token", "embeddings.mask_token"
 POSITIONS = "embeddings.position_embeddings"
 
@@ -106,11 +111,6 @@ def sections(
     for key, value in (("image_size", size), ("patch_size", patch)):
         if not isinstance(value, int):
             raise UserError(f"config.json: {key} is {value!r}; only square images can be read")
-    images = {
-        ours: processor[key]
-        for ours, key in (("mean", "image_mean"), ("std", "image_std"))
-        if key in processor
-    }
     return {
         "encoder": {"patch_size": patch, "positions": _positions(theirs)},
         "mask": {"num_patches": max(1, (size // patch) ** 2 // 2)},
@@ -124,8 +124,40 @@ def sections(
             "attention_dropout": theirs["attention_probs_dropout_prob"],
             "drop_path": theirs["drop_path_rate"],
         },
-        "input": {"size": [size, size], **images},
+        "input": {"size": [size, size], **_normalisation(processor, size)},
     }
+
+
+def _normalisation(processor: Mapping[str, Any], size: int) -> dict[str, list[float]]:
+    """Our mean and deviation, of pixels from 0 to 1, for what the processor does with its own."""
+    if not processor:
+        return {}
+    told = {key: value for key, value in processor.items() if value is not None}
+    _warn_of_resizing(told, size)
+    mean, std = [0.0] * 3, [1.0] * 3
+    if told.get("do_normalize", True):
+        mean, std = told.get("image_mean", PROCESSOR_MEAN), told.get("image_std", PROCESSOR_STD)
+    factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1
+    highest = 255 * factor  # of their pixels
+    return {"mean": [value / highest for value in mean], "std": [value / highest for value in std]}
+
+
+def _warn_of_resizing(processor: Mapping[str, Any], size: int) -> None:
+    ours = {"do_resize": True, "resample": BICUBIC, "do_center_crop": False}
+    other = [
+        f"{key}={processor[key]}" for key in ours if processor.get(key, ours[key]) != ours[key]
+    ]
+    theirs = processor.get("size", size)
+    if theirs not in (size, {"height": size, "width": size}):
+        other.append(f"size={theirs}")
+    if other:
+        logger.warning(
+            "preprocessor_config.json has %s, but here images are squashed to %d x %d by bicubic "
+            "interpolation: features differ from those of transformers",
+            ", ".join(other),
+            size,
+            size,
+        )
 
 
 def _positions(theirs: Mapping[str, Any]) -> str:

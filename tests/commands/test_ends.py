@@ -1,0 +1,83 @@
+"""How a command ends that cannot go on: what it says, once, and its exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import command
+from run_folders import write_run
+
+from selfdistill import cli
+from selfdistill.errors import DataBudgetError, HealthError, Preempted, SelfdistillError, UserError
+
+WAITING = """
+import sys, time
+from selfdistill.cli import main
+from selfdistill.commands import recipes
+def wait(options):
+    print("waits", flush=True)
+    time.sleep(60)
+recipes._run = wait
+sys.exit(main(["recipes"]))
+"""
+
+
+def test_ctrl_c_takes_one_line() -> None:
+    def interrupt(process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waits\n"
+        process.send_signal(signal.SIGINT)
+
+    ended = command("-c", WAITING, meanwhile=interrupt)
+    assert (ended.code, ended.stderr) == (-signal.SIGINT, "selfdistill: interrupted\n")
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["watch", "RUN", "--once"]])
+def test_output_that_nobody_reads_is_no_error(words: list[str], tmp_path: Path) -> None:
+    run = str(write_run(tmp_path / "run"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [run if word == "RUN" else word for word in words]
+    ended = subprocess.run(
+        [sys.executable, "-m", "selfdistill", *words], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_output_without_room_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "selfdistill", "recipes"], stdout=full, stderr=subprocess.PIPE
+        )
+    told = b"selfdistill: cannot write the output: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SelfdistillError, "x.tar is not what it was"),
+        (DataBudgetError, "x.tar is not what it was"),
+        (UserError, "process 3: x.tar is not what it was"),
+        (HealthError, ""),  # all have these
+        (Preempted, ""),
+    ],
+)
+def test_a_process_says_what_it_may_have_alone(
+    error: type[SelfdistillError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", slept.append)
+    cli._say(error("x.tar is not what it was"))
+    assert capsys.readouterr().err == "selfdistill: x.tar is not what it was\n"
+    monkeypatch.setenv("RANK", "3")
+    cli._say(error("x.tar is not what it was"))
+    assert capsys.readouterr().err == (f"selfdistill: {words}\n" if words else "")
+    assert bool(slept) == words.startswith("process")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from selfdistill.engine import trainer
 from selfdistill.engine.trainer import Trainer
@@ -132,7 +132,7 @@ def install(log: Path) -> None:
     Args:
         log: where each step of training adds a line, a list of what made the host wait in it.
     """
-    _setup_privateuseone_for_python_backend(NAME)
+    backend_registration._setup_privateuseone_for_python_backend(NAME)
     module = getattr(torch, NAME)
     module.get_amp_supported_dtype = lambda: [torch.bfloat16]
     module._is_in_bad_fork = lambda: False

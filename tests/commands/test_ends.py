@@ -14,7 +14,8 @@ from selfdistill import cli
 from selfdistill.errors import DataBudgetError, HealthError, Preempted, SelfdistillError, UserError
 
 WAITING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else a job in the background ignores it
 from selfdistill.cli import main
 from selfdistill.commands import recipes
 def wait(options):

@@ -31,6 +31,7 @@ SMALL = [
     "optim.warmup_steps=1",
     "data.workers=0",
     "eval.tasks={}",
+    "eval.pictures=false",
     "log.tensorboard=false",
 ]
 

@@ -66,6 +66,7 @@ def test_recomputing_changes_no_gradient_and_no_name(
     assert {times[region] for region in regions_of(thrifty.teacher)} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_compiling_changes_no_gradient_and_no_name(
     case: str, tiny_config: Make, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -181,19 +182,21 @@ def _opened(
     (sources,) = found
     every = gather_object([{name: source.fingerprint() for name, source in sources.items()}])
     for rank, theirs in enumerate(every):
-        for name in sources:
-            if theirs[name] != every[0][name]:
-                of_main, other = (
-                    "{samples} samples in {shards} shards".format(**found[name])
-                    for found in (every[0], theirs)
-                )
-                sizes_differ = "" if of_main != other else ", of other sizes"
+        for name, own in every[0].items():
+            if theirs[name] != own:
                 with errors_of(name, sources):
-                    raise UserError(
-                        f"data.train: the main process finds {of_main}, process {rank} {other}"
-                        f"{sizes_differ}; give all nodes the same files under the same names"
-                    )
+                    raise UserError(_apart(own, rank, theirs[name]))
     return sources
+
+
+def _apart(of_main: Mapping[str, Any], rank: int, other: Mapping[str, Any]) -> str:
+    """What two processes have found, by fingerprints that differ."""
+    mine, theirs = ("{samples} samples in {shards} shards".format(**f) for f in (of_main, other))
+    but = "" if mine != theirs else ", of other sizes"
+    return (
+        f"data.train: the main process finds {mine}, process {rank} {theirs}{but}; give all nodes "
+        "the same files under the same names"
+    )
 
 
 def _fit(

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from selfdistill.models.dropout import keep_chance, kept
 
+aten = torch.ops.aten
+
 TILE_BYTES = 2**20
 """Of logits: what a core's second-level cache holds."""
 
@@ -44,7 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
 def _unfused(q: Tensor, mask: Tensor | None, dropout: float) -> bool:
     """Whether torch would write down all logits, and these would be more than a tile."""
     learned = mask is not None and mask.requires_grad
-    missing = q.device.type == "cpu" and q.dtype == torch.float32 and (dropout > 0 or learned)
+    missing = q.device.type == "cpu" and (dropout > 0 or learned)
     return missing and q.shape[:3].numel() * q.shape[2] * q.element_size() > TILE_BYTES
 
 
@@ -59,17 +61,17 @@ def tiled_attention(
 ) -> tuple[Tensor, Tensor]:
     """``attend`` tile by tile.
 
+    Logits and weights are of the dtype of q, k and v, but softmax adds up in float32.
+
     Returns:
-        The output, and what dropout kept: bool [B, H, T, T], or empty without dropout.
+        The output, and what dropout kept: int8 [B, H, T, T], or empty without dropout.
     """
     out, keeps, (room,) = _like(q), _keeps(q, dropout), _rooms(q, 1)
     for tile in _tiles(q):
         weights = _softmax(q[tile], k[tile], mask, tile, room)
         if dropout:
             weights *= keeps[tile].copy_(kept(weights.shape, dropout))
-        _multiply(weights, v[tile], out[tile])
-    if dropout:
-        out /= keep_chance(dropout)
+        _multiply(weights, v[tile], out[tile], 1 / keep_chance(dropout))
     return out, keeps
 
 
@@ -82,7 +84,6 @@ def tiled_attention_backward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    out: Tensor,
     keeps: Tensor,
     dropout: float,
     learned: bool,
@@ -92,26 +93,22 @@ def tiled_attention_backward(
     Source: arXiv 2205.14135, appendix B.2.
     """
     of_q, of_k, of_v, of_mask = _gradients(q, mask, learned)
-    sums = (of_out * out).sum(-1, keepdim=True)
-    of_out = (of_out / keep_chance(dropout) if dropout else of_out).contiguous()
-    room, more_room = _rooms(q, 2)
+    of_out, (room, more_room) = of_out.contiguous(), _rooms(q, 2)
+    scale, larger = q.shape[-1] ** -0.5, 1 / keep_chance(dropout)
     for tile in _tiles(q):
         weights = _softmax(q[tile], k[tile], mask, tile, room)
-        of_logits = _multiply(of_out[tile], v[tile].mT, _start(more_room, weights.shape))
+        of_logits = _multiply(of_out[tile], v[tile].mT, _start(more_room, weights.shape), larger)
         if dropout:
             of_logits *= keeps[tile]
-        of_logits -= sums[tile]
-        of_logits *= weights
+        aten._softmax_backward_data(of_logits, weights, -1, q.dtype, grad_input=of_logits)
         if dropout:
             weights *= keeps[tile]
-        _multiply(weights.mT, of_out[tile], of_v[tile])
-        _multiply(of_logits, k[tile], of_q[tile])
-        _multiply(of_logits.mT, q[tile], of_k[tile])
+        _multiply(weights.mT, of_out[tile], of_v[tile], larger)
+        _multiply(of_logits, k[tile], of_q[tile], scale)
+        _multiply(of_logits.mT, q[tile], of_k[tile], scale)
         if learned:
-            part = _part(of_mask, tile)
-            part += of_logits.sum_to_size(part.shape)
-    scale = q.shape[-1] ** -0.5
-    return of_q.mul_(scale), of_k.mul_(scale), of_v, of_mask
+            _add_up(of_logits, _part(of_mask, tile))
+    return of_q, of_k, of_v, of_mask
 
 
 @tiled_attention.register_fake
@@ -128,7 +125,7 @@ def _(
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.dropout = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
@@ -143,20 +140,31 @@ tiled_attention.register_autograd(_backward, setup_context=_remember)
 
 def _softmax(q: Tensor, k: Tensor, mask: Tensor | None, tile: Tile, room: Tensor) -> Tensor:
     """Of a tile's logits [b, h, T, T], written into ``room``."""
-    shape = torch.Size((*q.shape[:3], k.shape[2]))
-    logits = _multiply(q, k.mT, _start(room, shape), q.shape[-1] ** -0.5)
+    logits, scale = _start(room, torch.Size((*q.shape[:3], k.shape[2]))), q.shape[-1] ** -0.5
+    if mask is None or mask.dtype == torch.bool:
+        _multiply(q, k.mT, logits, scale)
+    else:
+        _multiply(q, k.mT, logits.copy_(_part(mask, tile)), scale, add=True)
     if mask is not None and mask.dtype == torch.bool:
         logits.masked_fill_(~_part(mask, tile), torch.finfo(q.dtype).min)
-    elif mask is not None:
-        logits += _part(mask, tile)
     return torch.softmax(logits, -1, out=logits)
 
 
-def _multiply(left: Tensor, right: Tensor, out: Tensor, scale: float = 1.0) -> Tensor:
-    """Products of the matrices in the last two axes, times a factor, written into ``out``."""
+def _multiply(
+    left: Tensor, right: Tensor, out: Tensor, scale: float = 1.0, add: bool = False
+) -> Tensor:
+    """Products of the matrices in the last two axes, times a factor, written into ``out`` or added
+    to it."""
     flat = out.view(-1, *out.shape[2:])
-    torch.baddbmm(flat, left.flatten(0, 1), right.flatten(0, 1), beta=0, alpha=scale, out=flat)
+    left, right = left.flatten(0, 1), right.flatten(0, 1)
+    torch.baddbmm(flat, left, right, beta=float(add), alpha=scale, out=flat)
     return out
+
+
+def _add_up(x: Tensor, out: Tensor) -> None:
+    """Add to ``out``, summed over the axes along which it has one element."""
+    axes = [axis for axis, size in enumerate(out.shape) if size == 1]
+    out += x.sum(axes, keepdim=True, dtype=out.dtype) if axes else x
 
 
 def _tiles(q: Tensor) -> Iterator[Tile]:
@@ -200,7 +208,7 @@ def _like(q: Tensor) -> Tensor:
 
 def _keeps(q: Tensor, dropout: float) -> Tensor:
     shape = (*q.shape[:3], q.shape[2]) if dropout else (0,)
-    return q.new_empty(shape, dtype=torch.bool)
+    return q.new_empty(shape, dtype=torch.int8)
 
 
 def _gradients(

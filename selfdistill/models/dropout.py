@@ -40,12 +40,13 @@ def keep_chance(rate: float) -> float:
 
 
 def kept(shape: torch.Size, rate: float) -> Tensor:
-    """bool, on the CPU: which elements dropout keeps; drawn from torch's global generator."""
+    """int8, on the CPU: 1 where dropout keeps an element, 0 where it does not; drawn from torch's
+    global generator. Torch would take twice as long to multiply by booleans."""
     elements = math.prod(shape)
     words = torch.empty(-(-elements * 16 // 64), dtype=torch.int64)
     words.random_(-(2**63), None)  # all 64 bits
     level = _level(rate) - LEVELS // 2  # int16 begins there
-    return (words.view(torch.int16)[:elements] >= level).view(shape)
+    return words.view(torch.int16)[:elements].ge_(level).to(torch.int8).view(shape)
 
 
 def _level(rate: float) -> int:

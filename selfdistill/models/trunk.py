@@ -10,6 +10,10 @@ from selfdistill.models.block import Block, BlockOutput
 from selfdistill.models.initialise import initialise_blocks_
 from selfdistill.models.stochastic_depth import StochasticDepth
 
+LEAST = torch.finfo(torch.float16).min
+"""For logits that must not count. Finite in every precision that attention may run in: the softmax
+of a row of padding alone is then not nan."""
+
 
 class Trunk(nn.Module):
     """``depth`` blocks and, with pre-norm, a closing LayerNorm.
@@ -86,5 +90,4 @@ def attention_mask(padding: Tensor | None, bias: Tensor | None) -> Tensor | None
     allowed = ~padding[:, None, None, :]
     if bias is None:
         return allowed
-    # finite, so that the softmax of a row of padding alone is not nan
-    return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+    return bias.masked_fill(~allowed, LEAST)

@@ -88,14 +88,18 @@ def test_dropout_keeps_each_weight_with_its_chance() -> None:
     assert torch.equal(again, tiled_attention(q, q, q, None, 0.3)[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_row_of_padding_alone_is_a_number(biased: bool) -> None:
-    q = random(B, H, T, D)
+def test_a_row_of_padding_alone_is_a_number(biased: bool, dtype: torch.dtype) -> None:
+    q = random(B, H, T, D, dtype=dtype)
     padding = torch.tensor([[False] * T, [True] * T, [False] * T])
-    bias = random(1, H, T, T) if biased else None
+    bias = random(1, H, T, T, dtype=torch.float32) if biased else None
     out, _ = tiled_attention(q, q, q, attention_mask(padding, bias), 0.0)
     assert out.isfinite().all()
-    torch.testing.assert_close(out[::2], plain(q, q, q, bias, 1.0)[::2])
+    q = q.double()
+    tolerance = {torch.float64: 1e-6, torch.bfloat16: 0.03}[dtype]
+    expected = plain(q, q, q, bias, 1.0)
+    torch.testing.assert_close(out[::2].double(), expected[::2], atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -115,6 +119,40 @@ def test_it_is_an_operator_that_torch_can_compile(dropout: float) -> None:
         out = function(*inputs, mask)
         results.append([out, *torch.autograd.grad(out.sum(), [*inputs, bias])])
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["none", "padding", "learned", "learned and padding"])
+def test_half_precision_is_about_as_exact_as_the_formula_under_autocast(
+    kind: str, dropout: float
+) -> None:
+    """A learned mask and its gradient stay in float32."""
+    (learned, _), exact = mask_of(kind), vectors()
+    half = [x.detach().bfloat16().requires_grad_() for x in exact]
+    exact = [x.detach().double().requires_grad_() for x in half]
+    learned = [x.detach().float().requires_grad_() for x in learned]
+    padding = torch.arange(T).expand(B, T) >= T - 2 if "padding" in kind else None
+    mask = attention_mask(padding, learned[0] if learned else None)
+    out, keeps = tiled_attention(*half, mask, dropout)
+    assert out.dtype == torch.bfloat16
+    scaled = keeps / keep_chance(dropout) if dropout else 1.0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = plain(*half, mask, scaled)
+    along = random(*out.shape, seed=4).bfloat16()
+    ours, formula, truth = (
+        [y, *torch.autograd.grad(y, [*inputs, *learned], along.to(y.dtype), retain_graph=True)]
+        for y, inputs in (
+            (out, half),
+            (rounded, half),
+            (plain(*exact, mask, scaled), exact),
+        )
+    )
+    for found, usual, expected in zip(ours, formula, truth, strict=True):
+        assert (found - expected).norm() < 2 * (usual - expected).norm()
+        assert (found - expected).norm() < 0.01 * expected.norm()
+    if learned:
+        assert ours[-1].dtype == torch.float32
 
 
 def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -137,7 +175,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (300, torch.float32, False, 0.1, "ours"),
         (300, torch.float32, True, 0.0, "ours"),
         (30, torch.float32, True, 0.1, "torch's"),  # all logits fit a cache
-        (300, torch.bfloat16, True, 0.1, "torch's"),
+        (300, torch.bfloat16, False, 0.0, "torch's"),
+        (400, torch.bfloat16, True, 0.1, "ours"),
     ],
 )
 def test_what_torch_has_a_kernel_for_is_left_to_it(

@@ -28,7 +28,7 @@ def test_at_a_rate_of_next_to_one_some_are_kept() -> None:
 def test_any_shape(shape: tuple[int, ...]) -> None:
     keep = kept(torch.Size(shape), 0.5)
     assert keep.shape == shape
-    assert keep.dtype == torch.bool
+    assert keep.dtype == torch.int8
 
 
 def test_what_is_kept_grows_so_that_the_mean_stays() -> None:

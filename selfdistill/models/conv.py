@@ -30,29 +30,27 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     Returns:
         [B, (L - kernel) // stride + 1, C'].
     """
-    kernel = weight.shape[2]
-    steps = (x.shape[1] - kernel) // stride + 1
-    blocks = steps + (kernel - 1) // stride
-    spare = x.shape[1] - blocks * stride  # below 0: the last kernel ends within a block
-    x = F.pad(x, (0, 0, 0, -spare)) if spare else x
+    if room := max(stride - weight.shape[2], 0):  # between the kernels
+        x, weight = F.pad(x, (0, 0, 0, room)), F.pad(weight, (0, room))
     taps = rearrange(weight, "o c k -> (k c) o")
     if torch.is_autocast_enabled(x.device.type):
         half = torch.get_autocast_dtype(x.device.type)
         x, taps = x.to(half), taps.to(half)
-    y: Tensor = _StridedConv.apply(rearrange(x, "b (t s) c -> b t (s c)", s=stride), taps)
+    y: Tensor = _StridedConv.apply(x, taps, stride)
     return y if bias is None else y + bias
 
 
 class _StridedConv(Function):
-    """Blocks of samples, as many as a stride, and a kernel that covers one block after the other:
-    each part is a product on a view of the input. By itself autograd would make a copy of the
+    """A kernel is cut into parts as long as a stride: each is a product on a view of the input, in
+    which a row is what lies under the part at one step. By itself autograd would make a copy of the
     input's gradient for each."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, taps: Tensor) -> Tensor:
-        """[B, steps + covered - 1, s C] and [kernel C, C'] to [B, steps, C']."""
-        ctx.save_for_backward(blocks, taps)
-        first, *others = _parts(blocks, taps)
+    def forward(ctx: Any, x: Tensor, taps: Tensor, stride: int) -> Tensor:
+        """[B, L, C] and [kernel C, C'] to [B, steps, C']; no kernel is shorter than the stride."""
+        ctx.save_for_backward(x, taps)
+        ctx.stride = stride
+        first, *others = _parts(x, taps, stride)
         y = torch.bmm(*first)
         # compiled by torch 2.11, a y that changes in place would get no gradient
         add = torch.baddbmm if torch.compiler.is_compiling() else Tensor.baddbmm_
@@ -62,24 +60,37 @@ class _StridedConv(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, Tensor]:
-        blocks, taps = ctx.saved_tensors
-        of_taps = [torch.bmm(under.mT, along).sum(0) for under, _ in _parts(blocks, taps)]
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        x, taps = ctx.saved_tensors
+        of_taps = [_summed_products(under, along) for under, _ in _parts(x, taps, ctx.stride)]
         if not ctx.needs_input_grad[0]:  # the waveform
-            return None, torch.cat(of_taps)
-        of_blocks = torch.zeros_like(blocks)
-        for under, part in _parts(of_blocks, taps):
-            under.baddbmm_(along, part.mT)
-        return of_blocks, torch.cat(of_taps)
+            return None, torch.cat(of_taps), None
+        of_x = torch.empty_like(x)
+        of_x[:, along.shape[1] * ctx.stride :] = 0  # the first part writes all before it
+        for number, (under, part) in enumerate(_parts(of_x, taps, ctx.stride)):
+            under.baddbmm_(along, part.mT, beta=min(number, 1))
+        return of_x, torch.cat(of_taps), None
 
 
-def _parts(blocks: Tensor, taps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(x: Tensor, taps: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Each part of the kernel [B, up to s C, C'], and what lies under it [B, steps, up to s C]."""
-    parts = taps.split(blocks.shape[2])
-    steps = blocks.shape[1] - len(parts) + 1
-    for number, part in enumerate(parts):
-        under = blocks[:, number : number + steps, : len(part)]
-        yield under, part.expand(len(blocks), -1, -1)
+    channels = x.shape[2]
+    kernel, width = len(taps) // channels, stride * channels
+    steps, end = (x.shape[1] - kernel) // stride + 1, 0
+    for part in taps.split(width):
+        end += len(part) // channels
+        # a stride ends where the part does; a part that is shorter takes the end of it
+        strides = x[:, end - stride :][:, : steps * stride].unflatten(1, (steps, stride))
+        yield strides.flatten(2)[..., width - len(part) :], part.expand(len(x), -1, -1)
+
+
+def _summed_products(left: Tensor, right: Tensor) -> Tensor:
+    """left' right, [B, T, C] and [B, T, C'] to [C, C'], summed over the samples."""
+    # compiled, a loop would be compiled for each number of samples
+    if left.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.bmm(left.mT, right).sum(0)
+    # in bf16 bmm would first copy a transposed part of a tensor, which takes four times as long
+    return torch.stack([x.T @ y for x, y in zip(left, right, strict=True)]).sum(0)
 
 
 class ConvStack(Region):

@@ -16,8 +16,8 @@ from accelerate.utils import gather_object
 import selfdistill
 from selfdistill.engine.sums import over_processes
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""By accelerate's names of the precisions."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the values of ``train.precision``."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 LONGEST = 0.3
 """Seconds of one product, above which no larger one is tried."""
@@ -65,15 +65,15 @@ def free_memory() -> int | None:
     return min(found) if found else None
 
 
-def matmul_rate(accelerator: Accelerator) -> dict[str, float]:
-    """The best rate of products of square matrices in the run's precision, with its threads.
+def matmul_rate(accelerator: Accelerator, precision: str) -> dict[str, float]:
+    """The best rate of products of square matrices in a precision, with the threads of the run.
 
     All processes multiply at the same time, as they would in training.
 
     Returns:
         ``flops_per_second`` of all processes together, and the ``size`` of the main one's matrices.
     """
-    dtype = DTYPES[accelerator.mixed_precision]
+    dtype = DTYPES[precision]
     best, best_size = 0.0, 0
     accelerator.wait_for_everyone()
     for size in SIZES:

@@ -48,7 +48,8 @@ def bench_step(
         ``model`` (without what is ``recomputed`` in the backward pass), ``counted`` by torch on one
         step of the main process and the ``deviation`` of the formulas from it.
         ``matmul``: see ``machine.matmul_rate``. ``use``: the model's operations per second over
-        that rate. ``left_out`` steps. ``verdict``.
+        that rate. ``half_speedup``: how many times as fast such products are in bf16, 1 for a run
+        that multiplies in half precision. ``left_out`` steps. ``verdict``.
 
     Raises:
         SelfdistillError: training could not begin, or memory is short.
@@ -68,8 +69,9 @@ def bench_step(
         say("counting operations")
         flops = _flops(work, timing)
         say("multiplying matrices")
-        matmul = matmul_rate(work.accelerator)
         machine = description(work.accelerator)
+        matmul = matmul_rate(work.accelerator, machine["precision"])
+        half = matmul_rate(work.accelerator, "bf16") if machine["precision"] == "fp32" else matmul
         if profiled is None:
             return None
         if trace is not None:
@@ -78,12 +80,13 @@ def bench_step(
         result = {"machine": machine, **throughput(work, timing)}
         result["shares"] = _shares(timing, profiled, machine["device_type"] == "cuda")
         result |= {"flops": flops, "matmul": matmul, "left_out": work.left_out()}
+    result["half_speedup"] = half["flops_per_second"] / matmul["flops_per_second"]
     result["use"] = flops["model"] / result["step_seconds"]["mean"] / matmul["flops_per_second"]
     result["verdict"] = verdict(
         Step(
             shares=result["shares"],
             use=result["use"],
-            precision=machine["precision"],
+            half_speedup=result["half_speedup"],
             on_gpu=machine["device_type"] == "cuda",
             workers=config.data.workers,
             cores=cores(),

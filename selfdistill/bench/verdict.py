@@ -11,6 +11,8 @@ MUCH = {DATA_WAIT: 0.1, COMMUNICATION: 0.15, IDLE: 0.2, "update": 0.25}
 """Shares of a step from which each counts as what bounds it."""
 UPDATE = ("optimiser", "ema")
 """The parts whose time does not grow with the batch."""
+WORTH = 1.2
+"""How many times as fast a step must become by products in bf16, so that it is worth a try."""
 GOOD_USE = 0.5
 """Of the rate of large matrix products, from which these are what bounds the step."""
 
@@ -22,7 +24,7 @@ class Step:
     Attributes:
         shares: of its time, by part.
         use: the model's operations over what the device would multiply in that time.
-        precision: of the run.
+        half_speedup: how many times as fast the device multiplies in bf16 as the run does.
         on_gpu: whether it runs on a GPU.
         workers: ``data.workers``.
         cores: that the process may use.
@@ -30,7 +32,7 @@ class Step:
 
     shares: Mapping[str, float]
     use: float
-    precision: str
+    half_speedup: float
     on_gpu: bool
     workers: int
     cores: int
@@ -80,8 +82,8 @@ def _of_much(what: str, step: Step) -> str:
 
 
 def _faster(step: Step) -> str:
-    if step.precision == "fp32" and step.on_gpu:
-        return "try train.precision=bf16"
+    if _half_is_worth(step):
+        return f"try {_half(step)}"
     return (
         "the machine does what it can; what is left is less work, by strategy=visible or a "
         "smaller model"
@@ -92,6 +94,14 @@ def _larger(step: Step) -> str:
     tried = ["a larger train.batch_size"]
     if step.on_gpu:  # a CPU gains nothing from compiled blocks
         tried.append("train.compile=true")
-        if step.precision == "fp32":
-            tried.append("train.precision=bf16")
+    if _half_is_worth(step):
+        tried.append(_half(step))
     return ", ".join(tried)
+
+
+def _half_is_worth(step: Step) -> bool:
+    return step.use / step.half_speedup + 1 - step.use <= 1 / WORTH
+
+
+def _half(step: Step) -> str:
+    return f"train.precision=bf16 (products are {step.half_speedup:.1f} times as fast)"

@@ -1,6 +1,6 @@
 """A training step of ours beside the loop that people write today around transformers' models.
 
-    python tests/benchmarks/against_transformers.py [image audio text] [--rounds 7]
+    python tests/benchmarks/against_transformers.py [image audio text] [--rounds 7] [--bf16]
 
 Both have the same architecture, dropout, inputs and masked places; ours is ``Trainer.step``, the
 other ``todays_loop.py``. They take turns, ABBA, in one process with one thread; compared is
@@ -81,7 +81,7 @@ class Case:
     Attributes:
         words: overrides of the config file that ``FILES`` names.
         attention: of transformers' model, eager or sdpa.
-        device: cpu, in fp32, or cuda, in bf16.
+        device: cpu, in fp32 where the overrides say nothing else, or cuda, in bf16.
         compiled: whether both are.
     """
 
@@ -208,6 +208,7 @@ def _memory(field: str) -> float:
 def case_of(modality: str, options: argparse.Namespace) -> Case:
     """At the size that is compared here."""
     words: tuple[str, ...] = NO_DROPOUT if options.no_dropout else ()
+    words += ("train.precision=bf16",) if options.bf16 else ()
     if options.device == "cpu":
         words += (*SIZE, *LENGTH[modality])
         words += VISIBLE[modality] if options.strategy == "visible" else ()
@@ -267,6 +268,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-dropout", action="store_true", help="and no drop path, no layer drop")
     parser.add_argument("--sdpa", action="store_true", help="not eager attention in transformers")
+    parser.add_argument("--bf16", action="store_true", help="on a CPU, too, multiply in bf16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")

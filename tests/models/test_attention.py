@@ -155,6 +155,25 @@ def test_half_precision_is_about_as_exact_as_the_formula_under_autocast(
         assert ours[-1].dtype == torch.float32
 
 
+def test_in_half_precision_tokens_may_be_much_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are early in training: keys and values have a large mean then, by which roundings
+    must not be multiplied. With it the gradient of queries would be wrong tenfold."""
+    monkeypatch.setattr(attention, "TILE_BYTES", 1)
+    means = [random(1, H, 1, D, seed=10 + number) for number in range(3)]
+    half = [
+        (5 * mean + 0.1 * x).detach().bfloat16().requires_grad_()
+        for mean, x in zip(means, vectors(), strict=True)
+    ]
+    exact = [x.detach().double().requires_grad_() for x in half]
+    out, truth = attend(*half, None, 1e-6), plain(*exact, None, 1.0)
+    along = random(*truth.shape, seed=4).bfloat16()
+    found = torch.autograd.grad(out, half, along)
+    for ours, expected in zip(
+        found, torch.autograd.grad(truth, exact, along.double()), strict=True
+    ):
+        assert (ours - expected).norm() < 0.2 * expected.norm()
+
+
 def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Is given the name of whatever ``attend`` calls."""
     called: list[str] = []

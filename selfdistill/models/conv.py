@@ -86,8 +86,8 @@ def _parts(x: Tensor, taps: Tensor, stride: int) -> Iterator[tuple[Tensor, Tenso
 
 def _summed_products(left: Tensor, right: Tensor) -> Tensor:
     """left' right, [B, T, C] and [B, T, C'] to [C, C'], summed over the samples."""
-    # on a CPU bmm would first copy what is transposed, which in bf16 takes three times as long as the
-    # product; compiled, there would be one loop for each number of samples
+    # on a CPU bmm would first copy what is transposed, in bf16 for three times as long as it then
+    # multiplies; compiled, there would be one loop for each number of samples
     if left.device.type == "cpu" and left.element_size() < 4 and not torch.compiler.is_compiling():
         return torch.stack([x.T @ y for x, y in zip(left, right, strict=True)]).sum(0)
     return torch.bmm(left.mT, right).sum(0)

@@ -35,9 +35,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
             [B, H, T, T].
         dropout: chance of a weight to be left out.
     """
+    if k.requires_grad and k.element_size() < 4:
+        k = _centred(k)
     if _unfused(q, mask, dropout):
-        if k.element_size() < 4:
-            k = _centred(k)
         # every tile would copy what is not contiguous, in each of the products it is in
         q, k, v = (x.contiguous() for x in (q, k, v))
         out: Tensor = tiled_attention(q, k, v, mask, dropout)[0]
@@ -46,13 +46,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
 
 
 def _centred(k: Tensor) -> Tensor:
-    """Keys without their mean, which moves all logits of a query alike, so that softmax, and its
-    gradient, stay. Where tokens are much alike, it is most of a key: what a gradient's roundings in
-    half precision add up to, times that mean, would be larger than the query's gradient.
+    """Keys without their mean over the tokens.
 
-    Source: SageAttention (arXiv 2410.02367), there for keys in 8 bits.
+    It moves all logits of a query alike, so that softmax does not see it. The gradient of a query's
+    logits adds up to 0, times the mean, too; but rounded in half precision it does not, and where
+    tokens are much alike, as they are early in training, what is left is a multiple of the query's
+    true gradient, whichever kernel is taken.
+
+    Source: SageAttention (arXiv 2410.02367), there for the logits of keys in 8 bits.
     """
-    return (k - k.detach().mean(2, keepdim=True, dtype=torch.float32)).to(k.dtype)
+    return k - k.detach().mean(2, keepdim=True)
 
 
 def _unfused(q: Tensor, mask: Tensor | None, dropout: float) -> bool:

@@ -155,7 +155,10 @@ def test_half_precision_is_about_as_exact_as_the_formula_under_autocast(
         assert ours[-1].dtype == torch.float32
 
 
-def test_in_half_precision_tokens_may_be_much_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 1e-6], ids=["torch's kernel", "ours"])
+def test_in_half_precision_tokens_may_be_much_alike(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As they are early in training: keys and values have a large mean then, by which roundings
     must not be multiplied. With it the gradient of queries would be wrong tenfold."""
     monkeypatch.setattr(attention, "TILE_BYTES", 1)
@@ -165,12 +168,13 @@ def test_in_half_precision_tokens_may_be_much_alike(monkeypatch: pytest.MonkeyPa
         for mean, x in zip(means, vectors(), strict=True)
     ]
     exact = [x.detach().double().requires_grad_() for x in half]
-    out, truth = attend(*half, None, 1e-6), plain(*exact, None, 1.0)
+    called = kernels(monkeypatch)
+    out, truth = attend(*half, None, dropout), plain(*exact, None, 1.0)
+    assert called == ["ours" if dropout else "torch's"]
     along = random(*truth.shape, seed=4).bfloat16()
     found = torch.autograd.grad(out, half, along)
-    for ours, expected in zip(
-        found, torch.autograd.grad(truth, exact, along.double()), strict=True
-    ):
+    wanted = torch.autograd.grad(truth, exact, along.double())
+    for ours, expected in zip(found, wanted, strict=True):
         assert (ours - expected).norm() < 0.2 * expected.norm()
 
 

@@ -22,6 +22,10 @@ aten = torch.ops.aten
 TILE_BYTES = 2**20
 """Of logits: what a core's second-level cache holds."""
 
+LEAST = torch.finfo(torch.float16).min
+"""For logits that must not count. Finite in every precision that attention may run in: the softmax
+of a row of padding alone is then not nan."""
+
 Tile = tuple[slice, slice]
 """Rows of the batch, and heads."""
 
@@ -156,12 +160,13 @@ tiled_attention.register_autograd(_backward, setup_context=_remember)
 def _softmax(q: Tensor, k: Tensor, mask: Tensor | None, tile: Tile, room: Tensor) -> Tensor:
     """Of a tile's logits [b, h, T, T], written into ``room``."""
     logits, scale = _start(room, torch.Size((*q.shape[:3], k.shape[2]))), q.shape[-1] ** -0.5
-    if mask is None or mask.dtype == torch.bool:
+    part = None if mask is None else _part(mask, tile)
+    if part is None or part.dtype == torch.bool:
         _multiply(q, k.mT, logits, scale)
+        if part is not None:
+            logits.masked_fill_(~part, LEAST)
     else:
-        _multiply(q, k.mT, logits.copy_(_part(mask, tile)), scale, add=True)
-    if mask is not None and mask.dtype == torch.bool:
-        logits.masked_fill_(~_part(mask, tile), torch.finfo(q.dtype).min)
+        _multiply(q, k.mT, logits.copy_(part), scale, add=True)
     return torch.softmax(logits, -1, out=logits)
 
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from selfdistill.config import ModelConfig
+from selfdistill.models.attention import LEAST
 from selfdistill.models.block import Block, BlockOutput
 from selfdistill.models.initialise import initialise_blocks_
 from selfdistill.models.stochastic_depth import StochasticDepth
-
-LEAST = torch.finfo(torch.float16).min
-"""For logits that must not count. Finite in every precision that attention may run in: the softmax
-of a row of padding alone is then not nan."""
 
 
 class Trunk(nn.Module):

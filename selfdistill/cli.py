@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="selfdistill",
         description="Self-supervised pretraining by self-distillation (data2vec 1.0 and 2.0) for "
         "audio, images and text.",
-        epilog=examples("pretrain image/sample", "pretrain --help"),
+        epilog=examples("pretrain image/sample_visible", "pretrain --help"),
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="of this and what it runs on")

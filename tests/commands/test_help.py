@@ -42,7 +42,7 @@ def test_the_list_of_commands_is_complete(capsys: pytest.CaptureFixture[str]) ->
     text = help_of(capsys)
     listed = [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
     assert listed == NAMES
-    assert examples_in(text)[0] == ["selfdistill", "pretrain", "image/sample"]
+    assert examples_in(text)[0] == ["selfdistill", "pretrain", "image/sample_visible"]
 
 
 @pytest.mark.parametrize("modality", ["audio", "image", "text"])

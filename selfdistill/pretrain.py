@@ -2,16 +2,18 @@
 
 import os
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    broadcast_object_list,
     gather_object,
 )
 
@@ -19,7 +21,7 @@ from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import read_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.signals import StopSignal
@@ -34,6 +36,8 @@ from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import checkpoint_config
 from selfdistill.resume import check_config, check_data, checkpoint_to_resume
 from selfdistill.run_data import batch_sizes, open_source
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other; NCCL by itself would give up after ten minutes."""
@@ -102,7 +106,7 @@ def _run(
 ) -> None:
     train = config.train
     sizes = batch_sizes(config, accelerator.num_processes)
-    resumed = checkpoint_to_resume(config, must_resume)
+    resumed = _resumed(config, accelerator, must_resume)
     start = None
     with accelerator.main_process_first():
         if config.init_from and resumed is None:
@@ -121,7 +125,7 @@ def _run(
         checkpointer = Checkpointer(run_dir.checkpoints, kept.keep, kept.keep_every)
         writer = MetricsWriter(run_dir, config.log.tensorboard)
     if resumed is not None:
-        checkpoint = read_checkpoint(resumed)
+        checkpoint = _read(resumed, accelerator)
         check_config(checkpoint_config(checkpoint), config)
         check_data(checkpoint.state["data"], sources)
     progress = Progress(
@@ -153,6 +157,50 @@ def _run(
     evaluation.show()
 
 
+def _on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` returns on this process, when all have done theirs; what it raises on one is
+    raised on all."""
+    found = Together(accelerator, StopSignal()).run(work)
+    assert found is not None, "it listens to no signal"
+    return found[0]
+
+
+def _resumed(config: RunConfig, accelerator: Accelerator, must_resume: bool) -> Path | None:
+    """The checkpoint that all processes go on from; see ``checkpoint_to_resume``.
+
+    The main one looks for it: it alone knows that no other run writes to the folder any more, and
+    what another machine sees of a folder may be older.
+
+    Raises:
+        UserError: on all processes.
+    """
+    is_main = accelerator.is_main_process
+    found = _on_all(
+        accelerator, lambda: checkpoint_to_resume(config, must_resume) if is_main else None
+    )
+    path: Path | None
+    (path,) = broadcast_object_list([found])
+    return path
+
+
+def _read(path: Path, accelerator: Accelerator) -> Checkpoint:
+    """What all processes read of the checkpoint that they go on from.
+
+    Raises:
+        UserError: on all processes, where one of them cannot.
+    """
+
+    def read() -> Checkpoint:
+        if not path.exists():
+            raise UserError(
+                f"run_dir: the main process goes on from {path}, which process "
+                f"{accelerator.process_index} does not find; give all nodes the same folder"
+            )
+        return read_checkpoint(path)
+
+    return _on_all(accelerator, read)
+
+
 def _prepared(config: RunConfig) -> RunConfig:
     """The config after each modality has made what it needs."""
     if not config.modalities:
@@ -177,9 +225,7 @@ def _opened(
     def opened() -> dict[str, Source]:
         return {name: open_source(name, config.parts(), size) for name, size in sizes.items()}
 
-    found = Together(accelerator, StopSignal()).run(opened)
-    assert found is not None, "it listens to no signal"
-    (sources,) = found
+    sources = _on_all(accelerator, opened)
     every = gather_object([{name: source.fingerprint() for name, source in sources.items()}])
     for rank, theirs in enumerate(every):
         for name, own in every[0].items():

@@ -1,0 +1,76 @@
+"""All processes go on from the same checkpoint, or none does."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from launching import rows, weights
+from worlds import Job, train
+
+from selfdistill.engine.checkpoint import Checkpointer
+
+Words = Callable[..., list[str]]
+FOUND = Checkpointer.newest
+
+
+def _others_find_an_older_state() -> None:
+    """As where a run is still being ended, or a server of files tells an old story."""
+
+    def oldest(self: Checkpointer) -> Path | None:
+        found = self.complete()
+        return found[0] if found else None
+
+    Checkpointer.newest = FOUND if os.environ["RANK"] == "0" else oldest  # type: ignore
+
+
+def _each_in_a_folder_of_its_own(folder: Path) -> None:
+    Checkpointer.newest = FOUND  # type: ignore[method-assign]
+    own = folder / os.environ["RANK"]
+    own.mkdir(exist_ok=True)
+    os.chdir(own)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resuming")
+
+
+@pytest.fixture(scope="module")
+def said(words: Words, folder: Path) -> list[str]:
+    """What each process said."""
+
+    def job(run: Path, steps: int, setup: Callable[[], None] | None, code: int = 0) -> Job:
+        more = ["optim.schedule=constant", "checkpoint.every=2", f"train.steps={steps}"]
+        return Job(words("image", run, *more), setup=setup, code=code)
+
+    apart = partial(_each_in_a_folder_of_its_own, folder)
+    jobs = [
+        job(folder / "whole", 8, None),
+        job(folder / "older", 6, None),
+        job(folder / "older", 8, _others_find_an_older_state),
+        job(Path("run"), 6, apart),
+        job(Path("run"), 8, apart, code=2),
+    ]
+    train(2, jobs, folder / "output")
+    return [(folder / "output" / str(rank)).read_text() for rank in (0, 1)]
+
+
+@pytest.mark.usefixtures("said")
+def test_the_main_one_chooses(folder: Path) -> None:
+    assert weights(folder / "older", 8) == weights(folder / "whole", 8)
+    assert [row["step"] for row in rows(folder / "older")] == [*range(1, 9)]
+
+
+def test_a_folder_that_only_the_main_one_has(said: list[str], folder: Path) -> None:
+    """The other one would begin afresh, and what they learn would be mixed."""
+    for text in said:
+        (line,) = [line for line in text.splitlines() if line.startswith("selfdistill:")]
+        assert re.search(
+            r"run_dir: the main process goes on from run/checkpoints/step-00000006, which "
+            r"process 1 does not find; give all nodes the same folder",
+            line,
+        )
+    assert [row["step"] for row in rows(folder / "0" / "run")] == [*range(1, 7)]

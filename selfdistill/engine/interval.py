@@ -112,8 +112,9 @@ class Interval:
         for name, total in state.items():
             if name == WHOLE:
                 self._whole.total = total.to(accelerator.device)
-            elif accelerator.is_main_process:
-                self._sums[name].total = total.to(accelerator.device)
+            else:
+                own = total if accelerator.is_main_process else torch.zeros_like(total)
+                self._sums[name].total = own.to(accelerator.device)
 
     def _norms(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """Those of the gradient's parts in the last step, if it was taken."""

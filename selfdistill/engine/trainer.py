@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -112,8 +112,8 @@ class Trainer:
         self.step_count = 0
         self.train_seconds = 0.0
         self.stop = StopSignal()
-        self.stops = False  # some process was asked to
-        self._unread: deque[tuple[StepRecord, Late]] = deque()
+        self._unread: deque[tuple[StepRecord, Sequence[MicroBatch], Late]] = deque()
+        self._void = 0  # steps at the end, for which a process has no batches any more
 
     def fit(self, load: Load, evaluate: Evaluate) -> None:
         """Train from ``step_count`` to ``train.steps``.
@@ -145,17 +145,19 @@ class Trainer:
         """To the last step, or to where the run goes back."""
         throughput = Throughput()
         self.interval.restart_clock()
+        micro_batches: list[MicroBatch] = []
         while self.step_count < self.config.train.steps:
             self.saver.check()
             began = time.monotonic()
-            micro_batches = self._next(batches)
+            found = self._next(batches, first=not micro_batches)
             self.interval.data_wait += time.monotonic() - began
-            self.step(micro_batches)
+            micro_batches = found or micro_batches
+            self.step(micro_batches, found is None)
             if self._ends_interval():
                 self.read_verdicts()
+            if self._void:
+                self._end()
             self.train_seconds += time.monotonic() - began
-            for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
-                self.progress.log(line)
             samples = sum(len(p.batch.inputs) for b in micro_batches for p in b.values())
             throughput.add(samples * self.accelerator.num_processes)
             self.progress.advance(self.step_count)
@@ -164,51 +166,67 @@ class Trainer:
                 return
             self._at_intervals(throughput, evaluate)
 
-    def _next(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
-        """The micro-batches of the next step.
+    def _next(self, batches: Iterator[list[MicroBatch]], first: bool) -> list[MicroBatch] | None:
+        """The micro-batches of the next step; None: this process was asked to stop, also while it
+        waited for them, which may take minutes.
+
+        Another process may be in the step by then, and does not get out of it alone: all take it,
+        but it is void. Before the ``first`` step they ask each other.
 
         Raises:
-            Preempted: a signal came while the run waited for them, which may take minutes.
+            Preempted: there is no other, or they have asked each other.
         """
-        if self.accelerator.num_processes > 1:
-            return next(batches)  # they have to agree, which they do within a step
         found = self.stop.until_asked(lambda: next(batches))
-        if found is None:
-            self.read_verdicts()
-            self.save()
-            raise Preempted(self.stop.explained(self.step_count, self.saver.last))
+        alone = self.accelerator.num_processes == 1
+        if (alone or first) and over_processes([float(found is None)], self.accelerator)[0]:
+            self._end()
         return found
 
-    def step(self, micro_batches: Sequence[MicroBatch]) -> None:
+    def _end(self) -> NoReturn:
+        """Save what was reached before a process was asked to stop.
+
+        Raises:
+            Preempted: always.
+        """
+        self.read_verdicts()
+        self.step_count -= self._void
+        self.save()
+        raise Preempted(self.stop.explained(self.step_count, self.saver.last))
+
+    def step(self, micro_batches: Sequence[MicroBatch], void: bool = False) -> None:
         """One optimiser step over the micro-batches.
 
         The host does not wait for it: it takes note of each step while the device is at the next.
+
+        Args:
+            micro_batches: of this process.
+            void: they are only there to end the step with the others; nobody takes it.
         """
         number = self.step_count
-        step = self.take_step(
-            number, micro_batches, stop=self.stop.number > 0, logged=self._is_logged(number + 1)
-        )
+        step = self.take_step(number, micro_batches, void=void, logged=self._is_logged(number + 1))
         self.interval.add(step)
         record = self.recovery.record(number, micro_batches, step.outputs, self.saver.last)
-        self._unread.append((record, Late(step.numbers)))
+        self._unread.append((record, micro_batches, Late(step.numbers)))
         self.step_count += 1
         self.read_verdicts(all_but=1)
 
     def read_verdicts(self, all_but: int = 0) -> None:
         """Take note of the steps so far, but for the last ones; those wait for the device."""
         while len(self._unread) > all_but and not self.recovery.guard.is_exhausted:
-            record, late = self._unread.popleft()
-            stops, *numbers = late.read()
+            record, micro_batches, late = self._unread.popleft()
+            void, *numbers = late.read()
+            if void:
+                self._void += 1
+                continue
             self.recovery.note(record, numbers)
-            self.stops |= stops > 0
-        if self.accelerator.num_processes == 1:
-            self.stops = self.stop.number > 0  # there is nobody to agree with
+            for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
+                self.progress.log(line)
 
     def _ends_interval(self) -> bool:
         """Whether something is done after this step that needs to know all of it."""
         saved = self.step_count % self.config.checkpoint.every == 0
         logged = self._is_logged(self.step_count)
-        return saved or logged or self.stops or self._evaluation_is_due()
+        return saved or logged or self._void > 0 or self._evaluation_is_due()
 
     def _at_intervals(self, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
@@ -218,12 +236,10 @@ class Trainer:
         except HealthError as error:
             self.save()
             raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
-        saved = step % config.checkpoint.every == 0 or done or self.stops
+        saved = step % config.checkpoint.every == 0 or done
         if saved:
             self.save()
             self.saver.rate(step, config.checkpoint.best, logged)
-        if self.stops and not done:
-            raise Preempted(self.stop.explained(step, self.saver.last))
         if self._evaluation_is_due():
             self._evaluate(evaluate, saved)
             throughput.restart()

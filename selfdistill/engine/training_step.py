@@ -1,6 +1,7 @@
 """One step of training: forward and backward passes, gradient norm, verdict, optimiser, teacher."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,7 +35,8 @@ class Step(NamedTuple):
         grad_norm: scalar, before clipping.
         gradients: norms of its parts; None where they were not asked for.
         taken: bool scalar, whether weights and teacher moved.
-        numbers: float64 [1 + m]: above 0 if a process was asked to stop, and those of ``Verdict``.
+        numbers: float64 [1 + m]: above 0 if the step is void on a process, and those of
+            ``Verdict``.
     """
 
     outputs: Sequence[Mapping[str, StepOutput]]
@@ -77,13 +79,13 @@ class TrainingStep:
         self.weights = {n: part.objective.loss_weight for n, part in config.parts().items()}
 
     def __call__(
-        self, number: int, micro_batches: Sequence[MicroBatch], stop: bool, logged: bool
+        self, number: int, micro_batches: Sequence[MicroBatch], void: bool, logged: bool
     ) -> Step:
         """
         Args:
             number: of the step, the first is 0.
             micro_batches: of this process.
-            stop: whether this process was asked to stop.
+            void: whether they are none of this step, which no process takes then.
             logged: whether norms of the gradient's parts are wanted.
         """
         accelerator, config = self.accelerator, self.config
@@ -94,7 +96,7 @@ class TrainingStep:
         outputs = self._backward(micro_batches, counts.float())
         limit = config.optim.clip_norm or float("inf")
         norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        losses, stops = self._over_processes(outputs, counts, stop)
+        losses, voids = self._over_processes(outputs, counts, void)
         verdict = self.judge.judge(losses, torch.zeros_like(norm) if self._may_overflow() else norm)
         taken = verdict.taken & norm.isfinite()
         unclipped = (norm / limit).clamp(min=1)
@@ -106,7 +108,7 @@ class TrainingStep:
         with as_part("ema"):
             self.plain_model.update_teacher(decay, taken)
         weighted = [w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]
-        loss, numbers = torch.stack(weighted).sum(), torch.cat([stops, verdict.numbers])
+        loss, numbers = torch.stack(weighted).sum(), torch.cat([voids, verdict.numbers])
         return Step(outputs, losses, loss, norm, gradients, taken, numbers)
 
     def _seed(self, number: int) -> None:
@@ -150,13 +152,16 @@ class TrainingStep:
         return scaler is not None and scaler.get_scale() >= 1
 
     def _over_processes(
-        self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor, stop: bool
+        self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor, void: bool
     ) -> tuple[Tensor, Tensor]:
-        """Losses float64 [n] per masked token, and [1], above 0 if a process was asked to stop.
+        """Losses float64 [n] per masked token, and [1], above 0 if the step is void on a process.
 
-        A loss that is not finite, or a signal, on one process concerns all.
+        A loss that is not finite on one process concerns all, and so does a void step, whose loss
+        is made so.
         """
         sums = [torch.stack([found[name].loss for found in outputs]).sum() for name in self.weights]
-        asked = torch.full((), float(stop), device=counts.device)
-        found = summed(torch.stack([*sums, asked]).double(), self.accelerator)
+        own = torch.stack([*sums, torch.full((), float(void), device=counts.device)]).double()
+        if void:
+            own[:-1] = math.nan
+        found = summed(own, self.accelerator)
         return found[:-1] / counts, found[-1:]

@@ -58,7 +58,7 @@ def build(accelerator: Accelerator, tiny_config: Make) -> Build:
 
 def take(step: TrainingStep, number: int = 0) -> Step:
     """One step over one micro-batch."""
-    return step(number, [{"image": Loaded(batch_of("image"), [], 3)}], stop=False, logged=False)
+    return step(number, [{"image": Loaded(batch_of("image"), [], 3)}], void=False, logged=False)
 
 
 def state_of(step: TrainingStep) -> dict[str, Tensor]:
@@ -153,6 +153,17 @@ def test_a_step_that_is_left_out_moves_nothing(build: Build) -> None:
     step.judge.load_state({"image": [1e-9] * MIN_HISTORY})
     assert not take(step).taken
     assert changed(before, state_of(step)) == set()
+
+
+def test_a_void_step_moves_nothing(build: Build) -> None:
+    step = build()
+    before = state_of(step)
+    loaded = {"image": Loaded(batch_of("image"), [], 3)}
+    found = step(0, [loaded], void=True, logged=False)
+    assert not found.taken
+    assert found.numbers[0] == 1
+    assert changed(before, state_of(step)) == set()
+    assert take(step).numbers[0] == 0
 
 
 def test_a_step_that_is_taken_moves_all(build: Build) -> None:

@@ -85,11 +85,23 @@ class Evaluation:
         return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
 
     def lacks(self, step: int) -> bool:
-        """Whether there are labelled sets, and ``eval.json`` is not of ``step``."""
-        last = self._last()
-        missing = any(last.get(name, {}).get("step") != step for name in self.evaluators)
-        mine = float(missing and self.run_dir is not None)
+        """Whether there are labelled sets, and the log or ``eval.json`` has not what they make of
+        ``step``. What ``eval.json`` has of a later one, which the run has lost, comes again."""
+        mine = float(self.run_dir is not None and not self._has(step))
         return over_processes([mine], self.trainer.accelerator)[0] > 0
+
+    def _has(self, step: int) -> bool:
+        last, writer = self._last(), self.trainer.writer
+        found = [last.get(name, {}).get("step", -1) for name in self.evaluators]
+        wanted = by_modality(
+            {
+                name: {_key(task, probe): 0.0 for task in part.eval.tasks for probe in PROBES}
+                for name, part in self.parts.items()
+            }
+        )
+        is_logged = writer is not None and wanted.keys() <= writer.written(step).keys()
+        may_be_later = step < self.config.train.steps
+        return is_logged and all(of == step or (may_be_later and of > step) for of in found)
 
     def check(self) -> None:
         """Refuse labelled sets that cannot be used, before any time is spent on training."""
@@ -173,9 +185,14 @@ class Evaluation:
         return found
 
 
+def _key(task: str, probe: str) -> str:
+    """The name that an accuracy has in the log."""
+    return f"eval/{task}/{probe}"
+
+
 def _scalars(found: Mapping[str, Any]) -> dict[str, float]:
     return {
-        f"eval/{task}/{probe}": scores[probe]["trained"]
+        _key(task, probe): scores[probe]["trained"]
         for task, scores in found.get("tasks", {}).items()
         for probe in PROBES
     }

@@ -1,6 +1,5 @@
 """Files of named tensors: ours are written, other people's are read."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selfdistill.durable import sync_file
 from selfdistill.errors import UserError
 from selfdistill.torch_file import read_torch_file
 
@@ -32,8 +32,7 @@ def save_tensors(
     except SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod(mode)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
 
 
 def read_weights(path: Path, key: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from selfdistill.durable import sync_folder, write_atomically
 from selfdistill.engine.checkpoint_files import (
@@ -63,7 +64,7 @@ class Checkpointer:
         self.keep_every = keep_every
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[Path] | None = None
-        self._rated: list[tuple[int, float]] = []
+        self._rated: list[tuple[int, float, str]] = []
 
     def begin(self, checkpoint: Checkpoint, good: Path | None = None) -> Path:
         """``save`` in the background; returns where it will be.
@@ -154,32 +155,39 @@ class Checkpointer:
             if _step_of(path) > step:
                 _remove(path)
 
-    def rate(self, step: int, value: float) -> None:
+    def rate(self, step: int, value: float, by: str) -> None:
         """Keep the checkpoint of a step, if there is one, unless another was rated as high.
 
         ``best.json`` in the folder says which one is kept. One that is being written is rated as
         soon as it is there.
+
+        Args:
+            step: of the checkpoint.
+            value: the higher, the better.
+            by: what the value is of; those of anything else are no measure.
         """
-        self._rated.append((step, value))
+        self._rated.append((step, value, by))
         if self._writing is None or self._writing.done():
             self.wait()
 
     def _take_ratings(self) -> None:
-        for step, value in self._rated:
+        for step, value, by in self._rated:
             best = self._best()
-            if self._path(step).is_dir() and (best is None or value > best["value"]):
-                text = json.dumps({"step": step, "value": value}) + "\n"
+            is_better = best is None or best["by"] not in (by, None) or value > best["value"]
+            if self._path(step).is_dir() and is_better:
+                text = json.dumps({"step": step, "value": value, "by": by}) + "\n"
                 write_atomically(self.folder / BEST, text)
         self._rated.clear()
 
-    def _best(self) -> dict[str, float] | None:
+    def _best(self) -> dict[str, Any] | None:
         """What ``best.json`` says, unless that checkpoint is gone."""
         try:
             best = json.loads((self.folder / BEST).read_bytes())
             step, value = int(best["step"]), float(best["value"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return {"step": step, "value": value} if self._path(step).is_dir() else None
+        known = {"step": step, "value": value, "by": best.get("by")}
+        return known if self._path(step).is_dir() else None
 
     def _stays(self, step: int) -> bool:
         best = self._best()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from selfdistill.durable import write_atomically
+from selfdistill.durable import sync_file, write_atomically
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
 
@@ -65,13 +65,27 @@ class MetricsWriter:
         To be called where a run is resumed from a checkpoint.
         """
         self.truncate_after(step)
-        _truncate(self._run_dir.left_out_path, step)
+        _keep(self._run_dir.left_out_path, lambda row: row["step"] <= step)
 
     def truncate_after(self, step: int) -> None:
         """The same where a run goes back by itself, of which ``left_out.jsonl`` has to tell."""
         self._purge_step = step + 1
         self.close()
-        _truncate(self._run_dir.metrics_path, step)
+        _keep(self._run_dir.metrics_path, lambda row: row["step"] <= step)
+
+    def written(self, step: int) -> dict[str, float]:
+        """All that was written of a step; NaN where a figure was not finite."""
+        path = self._run_dir.metrics_path
+        rows = [row for line in _lines(path) if (row := _row(line)) and row["step"] == step]
+        return {
+            key: math.nan if value is None else value for row in rows for key, value in row.items()
+        }
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        for path in (self._run_dir.metrics_path, self._run_dir.left_out_path):
+            if path.exists():
+                sync_file(path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of a step; what is not finite becomes null.
@@ -112,6 +126,7 @@ class MetricsWriter:
                     str(self._run_dir.tensorboard), purge_step=self._purge_step
                 )
             action(self._board)
+            self._board.flush()  # its thread would keep two minutes, which a kill would lose
         except Exception as error:
             self._wanted = False
             logger.warning("TensorBoard fails (%r); the run goes on without it", error)
@@ -125,23 +140,29 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
         raise SelfdistillError(f"cannot write {path}: {error}") from error
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Leave whole lines of steps up to one."""
+def _lines(path: Path) -> list[str]:
     if not path.exists():
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    kept = "".join(line for line in text.splitlines(keepends=True) if _is_kept(line, step))
-    if kept != text:
-        write_atomically(path, kept)
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _row(line: str) -> dict[str, Any] | None:
+    """What a whole line says of a step; None: it is none."""
     if not line.endswith("\n"):
-        return False
+        return None
     try:
-        return int(json.loads(line)["step"]) <= step
+        row: dict[str, Any] = json.loads(line)
+        return {**row, "step": int(row["step"])}
     except (ValueError, TypeError, KeyError):
-        return False
+        return None
+
+
+def _keep(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave the whole lines that are to be kept."""
+    lines = _lines(path)
+    kept = [line for line in lines if (row := _row(line)) is not None and is_kept(row)]
+    if kept != lines:
+        write_atomically(path, "".join(kept))
 
 
 def _shown(values: Mapping[str, float], prefix: str = "") -> list[str]:

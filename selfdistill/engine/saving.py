@@ -95,7 +95,7 @@ class Saver:
         if self.checkpointer is None or not found or not all(map(math.isfinite, found)):
             return
         mean = sum(found) / len(found)
-        self.checkpointer.rate(step, -mean if best.startswith("-") else mean)
+        self.checkpointer.rate(step, -mean if best.startswith("-") else mean, best)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, when nothing is being written."""

@@ -130,8 +130,7 @@ class Trainer:
         """
         with self.stop.caught():
             try:
-                if self._evaluation_is_due() and evaluate.lacks(self.step_count):
-                    self._evaluate(evaluate, saved=True)
+                self._make_up(evaluate)
                 while self.step_count < self.config.train.steps:
                     batches = load(self.step_count, self.recovery.guard.passed_over)
                     with contextlib.closing(batches):
@@ -140,6 +139,14 @@ class Trainer:
             except (HealthError, Preempted):
                 self.saver.finish()
                 raise
+
+    def _make_up(self, evaluate: Evaluate) -> None:
+        """Do what the run was ended before, when it had saved this step."""
+        step = self.step_count
+        if self.writer is not None:
+            self.saver.rate(step, self.config.checkpoint.best, self.writer.written(step))
+        if self._evaluation_is_due() and evaluate.lacks(step):
+            self._evaluate(evaluate, saved=True)
 
     def _train(self, batches: Iterator[list[MicroBatch]], evaluate: Evaluate) -> None:
         """To the last step, or to where the run goes back."""
@@ -297,6 +304,8 @@ class Trainer:
 
     def save(self) -> None:
         """Take the present state; it is written while training goes on."""
+        if self.writer is not None:
+            self.writer.sync()  # no line is lost with a power cut that the checkpoint outlives
         state = {
             "config": plain_config(self.config),
             "data": self.data,

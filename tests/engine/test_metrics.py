@@ -66,6 +66,26 @@ def test_a_resumed_run_has_no_line_twice(run: RunDir) -> None:
     assert [e.value for e in events.Scalars("loss")] == [1, 2, 30, 40]
 
 
+def test_what_a_step_has_written(run: RunDir) -> None:
+    writer = MetricsWriter(run, tensorboard=False)
+    assert writer.written(1) == {}
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.0, "grad_norm": math.inf})
+    writer.write(2, {"eval/letter/knn": 0.5})
+    found = writer.written(2)
+    assert math.isnan(found.pop("grad_norm"))
+    assert found == {"step": 2, "loss": 1.0, "eval/letter/knn": 0.5}
+
+
+def test_tensorboard_has_all_that_was_written_when_the_run_is_killed(run: RunDir) -> None:
+    writer = MetricsWriter(run, tensorboard=True)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": step})
+    events = event_accumulator.EventAccumulator(str(run.tensorboard)).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
+    writer.close()
+
+
 @pytest.mark.parametrize("last", ['{"step": 1}', '{"step": 1, "loss"', "", "\x00\x00\n", "[1]\n"])
 def test_a_line_cut_short_is_dropped(run: RunDir, last: str) -> None:
     run.metrics_path.write_text('{"step": 1, "loss": 2}\n' + last)

@@ -1,6 +1,7 @@
 """Which checkpoints of a run stay."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from launching import rows
 from small_runs import SmallRuns
 from tiny import write_task
 
+from selfdistill.engine.saving import Saver
 from selfdistill.errors import UserError
 
 EACH = ["optim.warmup_steps=0", "checkpoint.every=1", "checkpoint.keep=1"]
@@ -31,8 +33,37 @@ def test_the_best_of_a_run(runs: SmallRuns, tmp_path: Path) -> None:
     }
     best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
     assert [*means] == [1, 2, 3, 4]
-    assert best == {"step": max(means, key=lambda step: means[step]), "value": max(means.values())}
+    wanted = max(means, key=lambda step: means[step])
+    assert best == {"step": wanted, "value": means[wanted], "by": "knn"}
     assert kept(tmp_path / "run") == sorted({best["step"], 4})
+
+
+@pytest.mark.parametrize("best", ["knn", "explained_variance", "-explained_variance"])
+def test_a_rating_that_a_kill_came_before(
+    best: str, runs: SmallRuns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = json.dumps(write_task(tmp_path / "task", "image"))
+    words = [*EACH, f"eval.tasks.light={task}", "train.steps=6", "eval.every=1", "log.every=1"]
+    words += [f"checkpoint.best={best}"]
+    assert runs.pretrain("image", tmp_path / "whole", *words) == 0
+    wanted = json.loads((tmp_path / "whole" / "checkpoints" / "best.json").read_text())
+
+    def killed(self: Saver, step: int, name: str, values: Mapping[str, float]) -> None:
+        if step == wanted["step"] and any(key.endswith(name.removeprefix("-")) for key in values):
+            assert self.checkpointer is not None
+            self.checkpointer.wait()
+            raise KeyboardInterrupt
+        rate(self, step, name, values)
+
+    rate = Saver.rate
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "rate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.pretrain("image", tmp_path / "run", *words)
+    assert runs.pretrain("image", tmp_path / "run", *words) == 0
+    found = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert found == wanted
+    assert kept(tmp_path / "run") == kept(tmp_path / "whole")
 
 
 def test_every_so_many_of_a_run(runs: SmallRuns, tmp_path: Path) -> None:

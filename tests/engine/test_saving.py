@@ -186,22 +186,32 @@ def test_the_best_stays(tmp_path: Path) -> None:
     saver = Checkpointer(tmp_path, keep=1)
     for step, value in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7)):
         saver.begin(example(step))
-        saver.rate(step, value)
+        saver.rate(step, value, "knn")
     saver.wait()
     saver.save(example(5))
     assert kept(saver) == [2, 5]
-    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 2, "value": 0.9}
+    best = {"step": 2, "value": 0.9, "by": "knn"}
+    assert json.loads((tmp_path / "best.json").read_text()) == best
     again = Checkpointer(tmp_path, keep=1)
     again.save(example(6))
-    again.rate(6, 0.8)
-    again.rate(7, 1.0)  # has none
+    again.rate(6, 0.8, "knn")
+    again.rate(7, 1.0, "knn")  # has none
     again.save(example(8))
     assert kept(again) == [2, 8]
     shutil.rmtree(tmp_path / "step-00000002")
-    again.rate(8, 0.1)
+    again.rate(8, 0.1, "knn")
     again.save(example(9))
     assert kept(again) == [8, 9]
     assert again.newest() == tmp_path / "step-00000009"
+
+
+def test_values_of_another_figure_are_no_measure(tmp_path: Path) -> None:
+    saver = Checkpointer(tmp_path, keep=1)
+    for step, value, by in ((1, 0.5, "knn"), (2, -0.9, "-loss"), (3, -1.2, "-loss")):
+        saver.save(example(step))
+        saver.rate(step, value, by)
+        # what was the best by the other one stays until there is another best
+        assert kept(saver) == {1: [1], 2: [1, 2], 3: [2, 3]}[step]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"step": null}'])
@@ -210,6 +220,6 @@ def test_a_damaged_note_of_the_best_is_as_none(text: str, tmp_path: Path) -> Non
     saver.save(example(1))
     (tmp_path / "best.json").write_text(text)
     saver.save(example(2))
-    saver.rate(2, 0.1)
+    saver.rate(2, 0.1, "knn")
     saver.save(example(3))
     assert kept(saver) == [2, 3]

@@ -249,6 +249,26 @@ def test_finished_run_prints_its_table_again(
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_an_evaluation_is_in_the_log_once(
+    config: Config, pretrain: Pretrain, tmp_path: Path
+) -> None:
+    task, run = json.dumps(write_task(tmp_path, "image")), tmp_path / "run"
+    words = [config(), "optim.warmup_steps=2", "train.steps=12", "checkpoint.every=6"]
+    words += ["eval.every=3", f"eval.tasks.shade={task}"]
+    assert pretrain(*words).code == 0
+    whole = measured(run)
+    assert [row["step"] for row in whole if "loss" not in row] == [3, 6, 9, 12]
+    # killed when a later step than that of the checkpoint had been evaluated
+    shutil.rmtree(checkpoint(run, 12))
+    assert "resumed from" in pretrain(*words).stderr
+    assert measured(run) == whole
+    # killed between the file and the line
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    assert pretrain(*words).code == 0
+    assert measured(run) == whole
+
+
 OF_TIME = {"data_wait", "samples_per_second", "train_seconds"}
 
 

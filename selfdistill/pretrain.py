@@ -142,7 +142,7 @@ def _run(
         run_dir.save_config(dump_config(config))
         run_dir.save_environment(config.seed)
     if writer is not None:
-        writer.resume_after(trainer.step_count)
+        writer.resume_after(trainer.step_count, trainer.recovery.guard.passed_over)
     evaluation = Evaluation(config, sources, trainer, run_dir, progress)
     try:
         if trainer.step_count >= train.steps:

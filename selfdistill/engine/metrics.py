@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,13 +59,21 @@ class MetricsWriter:
         self._board: SummaryWriter | None = None
         self._purge_step: int | None = None
 
-    def resume_after(self, step: int) -> None:
+    def resume_after(self, step: int, passed_over: Collection[int]) -> None:
         """Drop what was written after ``step``, and lines cut short by a crash.
 
         To be called where a run is resumed from a checkpoint.
+
+        Args:
+            step: of the checkpoint.
+            passed_over: steps of the data that the run does not take any more, for which
+                ``left_out.jsonl`` has the reason.
         """
         self.truncate_after(step)
-        _keep(self._run_dir.left_out_path, lambda row: row["step"] <= step)
+        _keep(
+            self._run_dir.left_out_path,
+            lambda row: row["step"] <= step or row.get("data_step") in passed_over,
+        )
 
     def truncate_after(self, step: int) -> None:
         """The same where a run goes back by itself, of which ``left_out.jsonl`` has to tell."""

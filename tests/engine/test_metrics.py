@@ -86,6 +86,15 @@ def test_tensorboard_has_all_that_was_written_when_the_run_is_killed(run: RunDir
     writer.close()
 
 
+def test_left_out_steps_are_told_as_long_as_their_batches_are_passed_over(run: RunDir) -> None:
+    writer = MetricsWriter(run, tensorboard=False)
+    for step in (3, 4, 5, 6):
+        writer.write_left_out({"step": step, "data_step": step - 1})
+    writer.resume_after(4, passed_over=[2, 3, 4])
+    lines = run.left_out_path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4, 5]
+
+
 @pytest.mark.parametrize("last", ['{"step": 1}', '{"step": 1, "loss"', "", "\x00\x00\n", "[1]\n"])
 def test_a_line_cut_short_is_dropped(run: RunDir, last: str) -> None:
     run.metrics_path.write_text('{"step": 1, "loss": 2}\n' + last)

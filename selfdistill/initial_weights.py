@@ -53,6 +53,30 @@ BY_MODALITY = ("student.encoders", "teacher.encoders", "predictors")
 NOT_SHAPE = ("input_dropout", "position_width")
 
 
+def bring_companions(config: RunConfig, home: Path, key: str) -> None:
+    """Copy what weights cannot be used without, such as a tokenizer, into the run's folder.
+
+    Args:
+        config: of the run.
+        home: where the weights come from: a run's folder, or one of transformers.
+        key: the config's name of ``home``, for the error message.
+
+    Raises:
+        UserError: it is missing, or the run's folder holds another.
+    """
+    for part in config.parts().values():
+        for name, content in load_modality(part.modality).companions(home).items():
+            ours = Path(config.run_dir) / name
+            if not ours.exists():
+                ours.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(ours, content)
+            elif ours.read_bytes() != content.encode():
+                raise UserError(
+                    f"{key}: {ours} differs from that of {home}, which the weights were trained "
+                    "with; remove it, or choose another run_dir"
+                )
+
+
 class InitialWeights:
     """What ``init_from`` names.
 
@@ -124,22 +148,9 @@ class InitialWeights:
         Raises:
             UserError: it is missing, or the run's folder holds another.
         """
-        if self.is_file:
-            return
-        home = self.path if self.is_hub else run_folder(self.path)
-        for part in self.parts.values():
-            for name, content in load_modality(part.modality).companions(home).items():
-                self._bring(Path(self.config.run_dir) / name, content, home)
-
-    def _bring(self, ours: Path, content: str, home: Path) -> None:
-        if not ours.exists():
-            ours.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(ours, content)
-        elif ours.read_bytes() != content.encode():
-            raise UserError(
-                f"{KEY}: {ours} differs from that of {home}, which the weights were trained "
-                "with; remove it, or choose another run_dir"
-            )
+        if not self.is_file:
+            home = self.path if self.is_hub else run_folder(self.path)
+            bring_companions(self.config, home, KEY)
 
     def load_into(self, model: Data2Vec) -> None:
         """Load student and teacher, and from a run or an original the predictors too.

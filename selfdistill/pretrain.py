@@ -30,12 +30,13 @@ from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
 from selfdistill.hub.writer import why_not_exportable
-from selfdistill.initial_weights import InitialWeights
+from selfdistill.initial_weights import InitialWeights, bring_companions
 from selfdistill.modalities.base import load_modality, step_size
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.pretrained import checkpoint_config
+from selfdistill.pretrained import checkpoint_config, run_folder
 from selfdistill.resume import check_config, check_data, checkpoint_to_resume
 from selfdistill.run_data import batch_sizes, open_source
+from selfdistill.run_layout import CONFIG
 
 T = TypeVar("T")
 
@@ -113,6 +114,8 @@ def _run(
             start = InitialWeights(config)
             start.check()
             start.bring_companions()
+        if resumed is not None and _is_of_another_run(resumed, config):
+            bring_companions(config, run_folder(resumed), "resume")
         config = _prepared(config)
     sources = _opened(config, sizes, accelerator)
     torch.manual_seed(config.seed)
@@ -199,6 +202,11 @@ def _read(path: Path, accelerator: Accelerator) -> Checkpoint:
         return read_checkpoint(path)
 
     return _on_all(accelerator, read)
+
+
+def _is_of_another_run(checkpoint: Path, config: RunConfig) -> bool:
+    home = run_folder(checkpoint)
+    return (home / CONFIG).exists() and home.resolve() != Path(config.run_dir).resolve()
 
 
 def _prepared(config: RunConfig) -> RunConfig:

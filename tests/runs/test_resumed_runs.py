@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from launching import Ended, Running, checkpoint, rows, weights
 from modality_cases import MODALITIES
-from tiny import JOINT, STEPS, write_task
+from tiny import JOINT, STEPS, samples, write_shard, write_task
 
 KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
 SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", "0"))
@@ -332,6 +332,21 @@ def test_resume_from_another_run(
     assert f"resumed from {run / 'checkpoints'}" in ended.stderr
     assert weights(run, STEPS) == weights(reference("image"), STEPS)
     assert [row["step"] for row in rows(run)] == [*range(50, STEPS + 1)]
+
+
+def test_resume_from_another_run_with_its_tokenizer(
+    config: Config, here: Pretrain, tmp_path: Path
+) -> None:
+    """Not with one that is trained once more, whose ids would be of other words."""
+    words = ["optim.warmup_steps=1", "log.every=100"]
+    other = write_shard(tmp_path / "other.tar", samples("text", 24, 7))
+    assert here(config("text", "other"), *words, f"data.train=[{other}]", "train.steps=2").code == 0
+    given = f"input.tokenizer={tmp_path / 'other' / 'tokenizer.json'}"
+    assert here(config("text", "first"), *words, given, "train.steps=2").code == 0
+    ended = here(config("text"), *words, "train.steps=4", f"resume={tmp_path / 'first'}")
+    assert ended.code == 0, ended.stderr
+    tokenizers = [(tmp_path / run / "tokenizer.json").read_text() for run in ("first", "run")]
+    assert tokenizers[0] == tokenizers[1]
 
 
 def test_resume_from_a_run_that_this_one_did_not_begin_from(

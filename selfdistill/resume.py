@@ -28,7 +28,6 @@ _REFUSED = {
     "teacher.scope",
     "seed",
     "train.batch_size",
-    "data.train",
     "data.sampling_weight",
     "data.batch_length",
 }

@@ -33,7 +33,6 @@ def nested(key: str, value: Any) -> dict[str, Any]:
         ("decoder.layers", 4, 5),
         ("seed", 0, 1),
         ("train.batch_size", 256, 128),
-        ("data.train", ["a.tar"], ["a.tar", "b.tar"]),
         ("data.sampling_weight", 1.0, 2.0),
     ],
 )
@@ -92,6 +91,7 @@ def test_the_order_of_the_modalities_is_no_change() -> None:
         ("decoder.mask_noise_std", 0.01, 0.02),
         ("modalities.audio.objective.loss_weight", 1.0, 0.5),
         ("data.workers", 2, 0),
+        ("data.train", ["here/a.tar"], ["there/a.tar"]),
         ("optim.betas", [0.9, 0.98], (0.9, 0.999)),
     ],
 )

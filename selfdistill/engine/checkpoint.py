@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ class Checkpointer:
         if writing is not None:
             writing.result()
         self._take_ratings()
+
+    def settle(self) -> None:
+        """Return when nothing is being written any more, whether or not it could be."""
+        if self._writing is not None:
+            wait([self._writing])
 
     def save(self, checkpoint: Checkpoint, good: Path | None = None) -> Path:
         """Write a checkpoint, unless its step is there and intact, and drop those not to be kept.

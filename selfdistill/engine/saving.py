@@ -19,7 +19,7 @@ from selfdistill.errors import UserError
 class Saver:
     """Takes the state of all processes, which the main one writes while training goes on.
 
-    All processes call the methods together, but for ``check``.
+    All processes call the methods together, but for ``check`` and ``settle``.
 
     Args:
         model, optimizer: not wrapped.
@@ -111,6 +111,11 @@ class Saver:
         if self.checkpointer is not None:
             self.checkpointer.wait()
         self.accelerator.wait_for_everyone()
+
+    def settle(self) -> None:
+        """Wait until nothing is being written, whatever becomes of it; each process by itself."""
+        if self.checkpointer is not None:
+            self.checkpointer.settle()
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Take the weights and the optimiser's state from a checkpoint.

@@ -139,6 +139,9 @@ class Trainer:
             except (HealthError, Preempted):
                 self.saver.finish()
                 raise
+            finally:
+                # a launcher that ends all processes because one failed has to wait for it, too
+                self.saver.settle()
 
     def _make_up(self, evaluate: Evaluate) -> None:
         """Do what the run was ended before, when it had saved this step."""

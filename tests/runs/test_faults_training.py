@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from tiny import STEPS, samples, write_shard
 from selfdistill.data.shards import ShardSet
 from selfdistill.engine import checkpoint as checkpoint_module
 from selfdistill.engine.trainer import Trainer
+from selfdistill.objective.data2vec import Data2Vec
 
 Config = Callable[..., str]
 Pretrain = Callable[..., Ended]
@@ -177,6 +179,39 @@ def test_asked_to_stop_while_waiting(
     assert f"resumed from {checkpoint(run, step)}" in again.stderr
     assert weights(run, STEPS) == weights(reference("image"), STEPS)
     assert [row["step"] for row in rows(run)] == [*range(1, STEPS + 1)]
+
+
+def broken_while_saving() -> None:
+    write, forward = checkpoint_module.write_checkpoint, Data2Vec.forward
+    begun = threading.Event()
+
+    def slow(folder: Path, content: Any) -> None:
+        begun.set()
+        time.sleep(1)
+        write(folder, content)
+
+    def broken(self: Data2Vec, batches: Any) -> Any:
+        if begun.is_set():
+            print("broken", flush=True)
+            raise ValueError("the model broke")
+        return forward(self, batches)
+
+    checkpoint_module.write_checkpoint = slow
+    Data2Vec.forward = broken  # type: ignore[method-assign]
+
+
+def test_a_checkpoint_is_written_to_the_end_whatever_goes_wrong(
+    config: Config, start: Start, tmp_path: Path
+) -> None:
+    """Also when a launcher then ends the process, as it does when another one failed."""
+    running = start(config("image"), setup=broken_while_saving)
+    while "broken" not in running.printed("stdout"):
+        assert running.process.is_alive(), running.printed("stderr")
+        time.sleep(0.01)
+    time.sleep(0.2)
+    running.send(signal.SIGTERM)
+    assert running.wait().code == 1
+    assert (checkpoint(tmp_path / "run", 7) / "manifest.json").exists()
 
 
 def silence(_: int) -> Sample:

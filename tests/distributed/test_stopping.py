@@ -1,7 +1,6 @@
 """A signal stops all processes, also where one of them waits for data that may never come."""
 
 import os
-import re
 import signal
 import threading
 import time
@@ -51,12 +50,12 @@ def _patch() -> None:
     _Stream.load = loaded  # type: ignore[method-assign]
 
 
-# where it stalls, on whom, and who is asked to stop
+# where it stalls, on whom, who is asked to stop, and whether the model is in shards
 STALLS = {
-    "the other": (3, "1", "1"),
-    "the main one": (3, "0", "01"),
-    "both": (4, "01", "01"),
-    "the first step": (0, "1", "1"),
+    "the other": (3, "1", "1", False),
+    "the main one": (3, "0", "01", True),
+    "both": (4, "01", "01", False),
+    "the first step": (0, "1", "1", False),
 }
 
 
@@ -66,8 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(words: Words, folder: Path) -> list[str]:
-    """What each process said."""
+def said(words: Words, folder: Path) -> str:
+    """What the main process said."""
 
     def job(run: str, sharded: bool, **named: Any) -> Job:
         # verdicts are read a step late where nothing is done at the end of a step
@@ -76,27 +75,25 @@ def said(words: Words, folder: Path) -> list[str]:
         return Job(words("image", folder / run, *more), sharded=sharded, **named)
 
     jobs = [job(f"whole {sharded}", sharded) for sharded in (False, True)]
-    for sharded in (False, True):
-        for name, stall in STALLS.items():
-            jobs.append(job(f"{name} {sharded}", sharded, setup=partial(_stall, *stall), code=75))
-            jobs.append(job(f"{name} {sharded}", sharded, setup=partial(_stall, -1, "", "")))
+    for name, (*stall, sharded) in STALLS.items():
+        jobs.append(job(name, sharded, setup=partial(_stall, *stall), code=75))
+        jobs.append(job(name, sharded, setup=partial(_stall, -1, "", "")))
     train(2, jobs, folder / "output")
-    return [(folder / "output" / str(rank)).read_text() for rank in (0, 1)]
+    return (folder / "output" / "0").read_text()
 
 
-@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("name", STALLS)
-def test_it_stops_and_goes_on(name: str, sharded: bool, said: list[str], folder: Path) -> None:
-    step, rank, asked = STALLS[name]
-    run, whole = folder / f"{name} {sharded}", folder / f"whole {sharded}"
-    parts = re.split(r"^stalls at ", said[0], flags=re.M)
-    stopped = [p for p in parts if p.startswith(f"{step} on {rank}, {asked} asked")][sharded]
-    assert f"after step {step}" in stopped
+def test_it_stops_and_goes_on(name: str, said: str, folder: Path) -> None:
+    step, rank, asked, sharded = STALLS[name]
+    run, whole = folder / name, folder / f"whole {sharded}"
+    _, stopped = said.split(f"\nstalls at {step} on {rank}, {asked} asked\n")
+    assert f"after step {step}" in stopped.split("stalls at")[0]
     assert (checkpoint(run, step) / "manifest.json").exists()
     assert weights(run, STEPS) == weights(whole, STEPS)
     for path in (run, whole):
         assert [row["step"] for row in rows(path)] == [5, STEPS]
     for row, expected in zip(rows(run), rows(whole), strict=True):
         for key in ("loss", "target_std", "explained_variance", "left_out_steps", "bad_samples"):
-            assert row[key] == expected[key]
+            # what was summed up before is the main one's, which changes the order of the sums
+            assert row[key] == pytest.approx(expected[key], rel=1e-9)
     assert not (run / "left_out.jsonl").exists()

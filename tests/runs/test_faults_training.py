@@ -124,7 +124,6 @@ def test_shards_that_come_and_go(config: Config, here: Pretrain, tmp_path: Path)
     named = named.replace(str(data), str(tmp_path / "moved"))
     moved = here(*words, named, "train.steps=12", "optim.warmup_steps=2")
     assert moved.code == 0, moved.stderr
-    assert "resumed with a changed value: data.train: " in moved.stderr
     assert [row["step"] for row in rows(tmp_path / "run")] == [*range(1, 13)]
 
 

@@ -84,7 +84,7 @@ class ByLength(StepPlan):
     def __init__(
         self, order: SampleOrder, lengths: np.ndarray, batch_length: float, parts: int
     ) -> None:
-        self.order, self.lengths, self.parts = order, lengths, parts
+        self.order, self.lengths = order, lengths
         mean, longest = float(lengths.mean(dtype=np.float64)), float(lengths.max())
         if longest <= 0:
             raise UserError("data.batch_length: no sample has a length; see what the shards hold")
@@ -97,6 +97,8 @@ class ByLength(StepPlan):
                 f"({longest:.1f}) for each of the {parts} micro-batches of a step; use at least "
                 f"{parts * longest:.0f}"
             )
+        # of a step; not ``parts``, or other numbers of processes would have other steps
+        self._fewest = int(batch_length / longest)
         self._window = -1
         self._steps: list[Share] = []
 
@@ -116,7 +118,7 @@ class ByLength(StepPlan):
         ends = np.cumsum(lengths[by_length], dtype=np.float64)
         cuts = np.searchsorted(ends, ends[-1] * np.arange(1, self.steps) / self.steps)
         # however uneven they are, every micro-batch has a sample
-        floor = self.parts * np.arange(1, self.steps)
+        floor = self._fewest * np.arange(1, self.steps)
         cuts = np.maximum.accumulate(np.maximum(cuts, floor) - floor) + floor
         cuts = np.minimum(cuts, self.size - floor[::-1])
         pieces = np.split(by_length, cuts)

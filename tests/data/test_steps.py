@@ -130,6 +130,16 @@ def test_uneven_lengths_leave_no_micro_batch_empty() -> None:
         assert all(len(part) for part in micro_batches(none, step, 2))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_uneven_lengths_are_shared_as_one_process_would_have_them(seed: int) -> None:
+    """Where a step has hardly more samples than micro-batches, too."""
+    rng = np.random.default_rng(seed)
+    lengths = np.where(rng.random(200) < 0.5, 15.0, 1.0).astype(np.float32)
+    one, several = by_length(lengths, 60.0), by_length(lengths, 60.0, parts=4)
+    for step in range(3 * one.steps):
+        assert np.array_equal(positions(one, step, 0, 1), all_parts(several, step, 4))
+
+
 def test_a_step_that_is_too_short_is_refused() -> None:
     lengths = np.full(50, 12.5, np.float32)
     with pytest.raises(UserError, match=r"data.batch_length: 49.9 .* of the 4 .* at least 50$"):

@@ -113,6 +113,34 @@ def test_exif_rotation_is_undone(
     assert np.array_equal(found, np.asarray(expected))
 
 
+def exif_data(*entries: bytes) -> bytes:
+    """A table of entries in the order of Intel's bytes."""
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+
+TURNED = struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
+WIDTH, NOTE = 0x100, 0x927C
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        (struct.pack("<HHI4s", WIDTH, 2, 4, b"abc"), "JPEG"),  # a width that is no number
+        (struct.pack("<HHIi", WIDTH, 9, 1, -5), "JPEG"),
+        (struct.pack("<HHIi", WIDTH, 9, 1, -5), "PNG"),
+        (struct.pack("<HHIi", WIDTH, 9, 1, -5), "WEBP"),
+        (struct.pack("<HHII", NOTE, 7, 1000, 9999), "JPEG"),  # behind the end
+    ],
+    ids=["text", "negative", "negative-png", "negative-webp", "outside"],
+)
+def test_odd_exif_data_are_no_fault_of_a_picture(
+    entry: bytes, kind: str, pipeline: ImagePipeline, recwarn: pytest.WarningsRecorder
+) -> None:
+    found = decode(pipeline, encoded(picture(), kind, exif=exif_data(entry, TURNED)))
+    assert found.shape == (40, 30, 3)
+    assert not recwarn.list
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     checksum = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)

@@ -21,15 +21,19 @@ from selfdistill.types import Batch, Masks
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What a member may hold, whatever its extension. Pillow's other formats include EPS, which it
 hands to an interpreter of programs."""
+_WITH_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow would write anew for a picture that it turns, which fails on odd entries."""
 
 
 @contextmanager
 def pixel_limit(pixels: int) -> Iterator[None]:
-    """Make Pillow refuse to open what has more pixels; its own limit is put back afterwards."""
+    """Make Pillow refuse to open what has more pixels, and warn of nothing else, such as EXIF data
+    that are damaged; its own limit is put back afterwards."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = pixels
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:
@@ -37,6 +41,10 @@ def pixel_limit(pixels: int) -> Iterator[None]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image.getexif()
+    for key in _WITH_ORIENTATION:
+        image.info.pop(key, None)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits at 255

@@ -37,7 +37,7 @@ def resolve(
 
     Args:
         patterns: paths, globs, brace lists such as ``train-{0000..0099}.tar``, folders (all shards
-            in them, sorted), ``sample://image/train.tar.gz`` for the data in the package, URLs
+            in them that are not hidden, sorted), ``sample://image/train.tar.gz`` for the data in the package, URLs
             (http, https, and those of ``stores``), or ``pipe:COMMAND``.
         key: the config's name of ``patterns``, for the error messages.
         access: how files elsewhere are reached; None: the defaults.
@@ -87,7 +87,12 @@ def _shards_at(name: str, key: str) -> list[Path]:
     path = Path(name)
     if not path.is_dir():
         return [path]
-    shards = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{key}: cannot read folder '{name}': {error.strerror}") from error
+    # as for globs; macOS puts a ._NAME beside every file on the disks of others
+    shards = [p for p in inside if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
     if not shards:
         raise UserError(f"{key}: folder '{name}' has no {', '.join(SUFFIXES)} file; check the path")
     return shards

@@ -21,7 +21,15 @@ from selfdistill.data.sidecar import (
     encode_sidecar,
     read_sidecar,
 )
-from selfdistill.data.sources import GZIP, FileSource, Source, changed, identity, open_file
+from selfdistill.data.sources import (
+    GZIP,
+    FileSource,
+    Source,
+    changed,
+    identity,
+    open_file,
+    unreadable,
+)
 from selfdistill.data.tarindex import BLOCK, Contents, TarIndex
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
@@ -110,9 +118,7 @@ class LocalShard(Shard):
         try:
             self._identity = identity(os.stat(self.path))
         except OSError as error:
-            raise UserError(
-                f"{self.key}: cannot read shard '{self.path}': {error.strerror}"
-            ) from error
+            raise unreadable(self.key, self.path, error) from error
         return self._sidecar(extensions)
 
     def _sidecar(self, extensions: Sequence[str]) -> Sidecar | None:
@@ -126,7 +132,10 @@ class LocalShard(Shard):
             raise BadSidecar(f"it cannot be read: {error.strerror}") from error
         sidecar = read_sidecar(content, extensions)
         check_size(sidecar, self._identity[0])
-        self._check_headers(sidecar.index)
+        try:
+            self._check_headers(sidecar.index)
+        except OSError as error:
+            raise unreadable(self.key, self.path, error) from error
         return sidecar
 
     def _check_headers(self, index: TarIndex) -> None:

@@ -116,7 +116,12 @@ def open_file(path: Path, key: str) -> FileSource:
     try:
         return FileSource(os.open(path, os.O_RDONLY), str(path))
     except OSError as error:
-        raise UserError(f"{key}: cannot read shard '{path}': {error.strerror}") from error
+        raise unreadable(key, path, error) from error
+
+
+def unreadable(key: str, path: Path, error: OSError) -> UserError:
+    """The error of a file of this machine that cannot be read."""
+    return UserError(f"{key}: cannot read shard '{path}': {error.strerror}")
 
 
 class MemorySource(Source):

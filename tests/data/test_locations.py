@@ -1,6 +1,10 @@
+import errno
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rough_server import access
@@ -54,6 +58,21 @@ class TestHere:
     def test_no_match(self, folder: Path, pattern: str, words: str) -> None:
         with pytest.raises(UserError, match=f"^eval.tasks.x.test: .*{words}"):
             resolve([pattern], key="eval.tasks.x.test")
+
+    def test_hidden_shards_of_a_folder_are_left_out(self, folder: Path) -> None:
+        (folder / "._b-000.tar").touch()
+        assert names(str(folder)) == ["a.tgz", "b-000.tar", "b-001.tar.gz"]
+
+    def test_a_folder_that_cannot_be_read(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def forbidden(path: Path) -> NoReturn:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(Path, "iterdir", forbidden)
+        words = f"data.train: cannot read folder '{re.escape(str(folder))}': Permission denied"
+        with pytest.raises(UserError, match=words):
+            resolve([str(folder)])
 
     def test_nothing_named(self) -> None:
         with pytest.raises(UserError, match=r"data.train: is empty"):

@@ -1,4 +1,5 @@
 import bz2
+import errno
 import gzip
 import io
 import logging
@@ -10,7 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
@@ -48,6 +49,10 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
+
+
+def forbidden(*_: object) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def everything(shards: ShardSet) -> list[tuple[str, dict[str, bytes]]]:
@@ -498,6 +503,14 @@ class TestSidecars:
         (path,) = shards_on_disk(tmp_path, 1)
         with pytest.raises(UserError, match=r"no sample with a member \.flac \(found: jpg\)"):
             ShardSet([path], ["flac"])
+
+    def test_a_shard_that_cannot_be_read_has_an_index(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (path,) = shards_on_disk(tmp_path, 1)
+        monkeypatch.setattr("selfdistill.data.shard.open", forbidden, raising=False)
+        with pytest.raises(UserError, match=f"cannot read shard '{path}': Permission denied"):
+            ShardSet([path], ["jpg"])
 
 
 class TestLengths:

@@ -37,8 +37,8 @@ def resolve(
 
     Args:
         patterns: paths, globs, brace lists such as ``train-{0000..0099}.tar``, folders (all shards
-            in them that are not hidden, sorted), ``sample://image/train.tar.gz`` for the data in the package, URLs
-            (http, https, and those of ``stores``), or ``pipe:COMMAND``.
+            in them that are not hidden, sorted), ``sample://image/train.tar.gz`` for the data in
+            the package, URLs (http, https, and those of ``stores``), or ``pipe:COMMAND``.
         key: the config's name of ``patterns``, for the error messages.
         access: how files elsewhere are reached; None: the defaults.
 

@@ -27,7 +27,8 @@ class ImageMaskConfig(MaskConfig):
     num_patches: int = 120
     """blocks: masked patches per image; a mask may fall a few short of it."""
     min_block: int = 16
-    """blocks: smallest nominal one, in patches."""
+    """blocks: smallest nominal one, in patches. Where hardly any fits, because num_patches or the
+    grid is smaller, masks fall far short."""
     max_block: int = 0
     """blocks: largest, in patches; 0: only limited by num_patches."""
     min_aspect: float = 0.3

@@ -214,6 +214,14 @@ class ShardSet:
             members[extensions[extension]] = data
         return members
 
+    def member_bytes(self) -> np.ndarray:
+        """Bytes of all members of every sample, int64 [n]."""
+        parts = [
+            np.add.reduceat(index.members["size"].astype(np.int64), index.first[:-1])
+            for index in self.indexes
+        ]
+        return np.concatenate(parts)
+
     @property
     def is_here(self) -> bool:
         """Whether all shards are on this machine."""

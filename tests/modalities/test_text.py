@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,27 @@ def test_a_tokenizer_learns_from_passages_all_over(new_run: Make) -> None:
     assert len(good) // 8 < len(few) < len(good) // 2
     assert np.histogram(places, 3, (0, len(good)))[0].min() > 3
     assert drawn_passages(shards, seed=1, most=500) != drawn_passages(shards, seed=0, most=500)
+
+
+def test_passages_for_a_tokenizer_are_read_shard_by_shard(
+    new_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of an archive elsewhere, or compressed, may cost all of it."""
+    shards = training_shards(new_run().data, EXTENSIONS)
+    numbers: list[int] = []
+    read = ShardSet.read
+
+    def noted(self: ShardSet, i: int) -> tuple[str, dict[str, bytes]]:
+        numbers.append(i)
+        return read(self, i)
+
+    monkeypatch.setattr(ShardSet, "read", noted)
+    drawn_passages(shards, seed=0)
+    assert numbers == list(range(len(shards)))
+    numbers.clear()
+    drawn_passages(shards, seed=0, most=sum(map(len, passages())) // 4)
+    assert len(numbers) == len(set(numbers)) > len(shards) // 8
+    assert sum(after < before for before, after in pairwise(numbers)) < 5
 
 
 def test_a_run_that_was_killed_before_the_conversion_goes_on(new_run: Make) -> None:

@@ -167,18 +167,25 @@ def _check_fit(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 def drawn_passages(shards: ShardSet, seed: int, most: int = SAMPLED_BYTES) -> list[str]:
     """Passages from all over the shards for training a tokenizer, in their order: all of them, or
-    some that were drawn and have more than ``most`` bytes together."""
+    some that were drawn and have more than ``most`` bytes together.
+
+    No shard is gone to for one passage alone, which may mean to fetch or to unpack all of it: as
+    many as may be wanted are read in their order, and as many more as are found to be missing.
+    """
     found: dict[int, str] = {}
-    size = 0
+    drawn = np.random.default_rng(seed).permutation(len(shards))
+    ends = np.cumsum(shards.member_bytes()[drawn])  # no text has more bytes than its members
+    size = first = before = 0
     bar = tqdm(None, "reading text for the tokenizer", len(shards), disable=None)
-    for index in np.random.default_rng(seed).permutation(len(shards)).tolist():
-        bar.update()
-        try:
-            found[index] = read_passage(shards.read(index)[1])
-        except BadSample:
-            continue  # counted when training reads it
-        size += len(found[index].encode())
-        if size > most:
-            break
+    while size <= most and first < len(drawn):
+        last = int(np.searchsorted(ends, before + most - size, side="right")) + 1
+        for index in sorted(drawn[first:last].tolist()):
+            bar.update()
+            try:
+                found[index] = read_passage(shards.read(index)[1])
+            except BadSample:
+                continue  # counted when training reads it
+            size += len(found[index].encode())
+        first, before = last, int(ends[min(last, len(ends)) - 1])
     bar.close()
     return [found[index] for index in sorted(found)]

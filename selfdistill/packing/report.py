@@ -216,6 +216,8 @@ def reasons(skipped: Iterable[Skipped]) -> list[tuple[str, int]]:
 
 def none_left(skipped: Sequence[Skipped]) -> UserError:
     """The error of sources of which nothing is left."""
+    if not skipped:
+        return UserError("SOURCE: nothing of it can be packed: there is nothing in it")
     counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
     examples = "; ".join(
         f"{name}: {reason} {detail}".rstrip() for name, reason, detail in skipped[:3]

@@ -231,6 +231,7 @@ def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
         "odd.jsonl (9)": no_entry,
         "cut.txt.gz": "cannot be read to its end",
         "no.txt.gz": "cannot be read to its end",
+        "empty.txt": "empty text",
         "gone.txt": "cannot be read to its end",
     }
 
@@ -284,6 +285,9 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str, tmp_path: P
         ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json .* 'text' it has body;"),
         ("a.txt", b"caf\xe9\n\ncaf\xe9\n", "2 x text is not UTF-8 "),
         ("a.txt.gz", gzip.compress(PLAIN)[:-30], "1 x cannot be read to its end "),
+        ("a.txt", b"", r"1 x empty text \(such as a\.txt: "),
+        ("a.jsonl.gz", gzip.compress(b""), "1 x empty text "),
+        ("a.txt", b" \n\n\t\n", "there is nothing in it$"),
     ],
 )
 def test_why_there_is_no_text_for_a_tokenizer(

@@ -97,10 +97,12 @@ class Blocks:
     def _cut(self, source: Input, kind: Kind, most: int) -> Iterator[tuple[bytes, bool]]:
         """Blocks, and whether they end where a document does; if there is no such place in ``most``
         bytes, they end where a line, a word or at least a character does. ``BadSample`` where the
-        file is no UTF-8."""
+        file is empty or no UTF-8."""
         before, held = self.position, b""
         with open(source.path, "rb") as raw, _unpacked(raw, source.path.lower()) as file:
             new = file.read(BLOCK)
+            if not new:
+                raise BadSample("empty text")
             if new.startswith(_UTF_16_MARKS):
                 raise BadSample(UTF_16, "it begins with a byte order mark")
             while new:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from selfdistill.amounts import counted, round_step, size
 from selfdistill.config import RunConfig
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.order import SampleOrder
@@ -79,9 +80,7 @@ def look(subject: Subject, samples: int, seed: int) -> Findings:
 
 def _edges(low: float, high: float) -> np.ndarray:
     """About ``BINS`` round numbers that enclose a range."""
-    rough = (high - low) / BINS
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = power * next(n for n in (1, 2, 5, 10) if n * power >= rough)
+    step = round_step((high - low) / BINS)
     return step * np.arange(np.floor(low / step), np.floor(high / step) + 2)
 
 
@@ -94,18 +93,11 @@ def _counts(subject: Subject, known: Tally) -> list[Row]:
         ("shards", f"{len(shards.sizes):,}"),
         ("samples", f"{len(shards):,}"),
         ("members", members),
-        ("bytes", _bytes(known.size)),
+        ("bytes", size(known.size)),
     ]
     if len(shards.sizes) > 1:
         rows[0] = ("shards", f"{rows[0][1]} of {min(shards.sizes):,} to {max(shards.sizes):,}")
     return rows
-
-
-def _bytes(size: int) -> str:
-    for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= amount:
-            return f"{size / amount:.3g} {unit}"
-    return f"{size} bytes"
 
 
 def _labels(subject: Subject, known: Tally, looked: Looked) -> list[Row]:
@@ -119,10 +111,9 @@ def _labels(subject: Subject, known: Tally, looked: Looked) -> list[Row]:
         written = known.members.get(LABEL, 0)
         odd = f"; {written:,} .{LABEL} that are no integers" if written else ""
         return [("labels", f"none{where}{odd}")]
-    words = f"{len(counts):,} classes of {min(counts.values()):,} to {max(counts.values()):,}"
-    if len(counts) == 1 or min(counts.values()) == max(counts.values()):
-        classes = "class" if len(counts) == 1 else "classes"
-        words = f"{len(counts):,} {classes} of {min(counts.values()):,}"
+    fewest, most = min(counts.values()), max(counts.values())
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    words = f"{counted(len(counts), 'class', 'es')} of {each}"
     missing = len(labels) - sum(counts.values())
     first = ", ".join(f"{label}: {counts[label]:,}" for label in sorted(counts)[:8])
     first += ", ..." if len(counts) > 8 else ""

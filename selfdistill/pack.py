@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from selfdistill.amounts import counted
 from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
 from selfdistill.modalities.base import load_modality
@@ -181,7 +182,7 @@ class _Work:
     def rest(self) -> str:
         """What to do where the work was broken off, in words."""
         done = len(list(self.job.state.glob("*.tar.json")))
-        return f"{done} shards are finished and stay; run the same command again to go on"
+        return f"what is finished stays ({counted(done, 'shard')}); run the same command to go on"
 
     def _next_command(self) -> str:
         recipe = f"{self.modality}/base_visible"

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill.amounts import counted
 from selfdistill.bench.data import STAGES
-from selfdistill.bench.rates import counted, rates
+from selfdistill.bench.rates import rates
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Counts and rates in words, as both tables of ``bench`` have them."""
+"""Rates in words, as both tables of ``bench`` have them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,6 @@ def rates(found: Mapping[str, Any]) -> str:
         per = "hours/hour" if unit == "seconds" else f"{unit}/s"
         words.append(f"{_rounded(found['length_per_second'])} {per}")
     return ", ".join(words)
-
-
-def counted(number: int, what: str, plural: str = "s") -> str:
-    """Such as "1 shard" or "2 shards"."""
-    return f"{number:,} {what}" + (plural if number != 1 else "")
 
 
 def _rounded(rate: float) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill.amounts import counted, size
 from selfdistill.bench.flops import RECOMPUTED
-from selfdistill.bench.rates import counted, rates
+from selfdistill.bench.rates import rates
 from selfdistill.bench.trace import IDLE
 from selfdistill.bench.verdict import DATA_WAIT
 
@@ -37,9 +38,9 @@ def sweep_table(result: Mapping[str, Any]) -> str:
     lines = [_of_machine(result["machine"])]
     lines.append(f"{'batch size':>10}{'samples/s':>12}{'step in ms':>12}   peak memory")
     for one in result["sizes"]:
-        size, rate = one["batch_size"], one["samples_per_second"]
+        batch, rate = one["batch_size"], one["samples_per_second"]
         median = _ms(one["step_seconds"]["median"])
-        lines.append(f"{size:>10,}{rate:>12,.1f}{median:>12}   {memory(one['memory'])}")
+        lines.append(f"{batch:>10,}{rate:>12,.1f}{median:>12}   {memory(one['memory'])}")
     lines.append(f"fastest: {result['fastest']:,}; the largest tried, {result['largest']:,}, fits")
     lines.append(f"no larger one was tried: {result['ended']}")
     return "\n".join(lines)
@@ -48,8 +49,8 @@ def sweep_table(result: Mapping[str, Any]) -> str:
 def memory(found: Mapping[str, int]) -> str:
     """Peak memory in words."""
     if "resident" in found:
-        return f"{_bytes(found['resident'])} resident"
-    return f"{_bytes(found['allocated'])} allocated, {_bytes(found['reserved'])} reserved"
+        return f"{size(found['resident'])} resident"
+    return f"{size(found['allocated'])} allocated, {size(found['reserved'])} reserved"
 
 
 def _of_machine(machine: Mapping[str, Any]) -> str:
@@ -94,19 +95,15 @@ def _of_flops(result: Mapping[str, Any]) -> list[str]:
     flops, matmul = result["flops"], result["matmul"]
     per_second = flops["model"] / result["step_seconds"]["mean"]
     off = flops["deviation"]
-    counted = f"{abs(off):.1%} {'less' if off > 0 else 'more'} than" if abs(off) > 5e-4 else "as"
+    as_much = f"{abs(off):.1%} {'less' if off > 0 else 'more'} than" if abs(off) > 5e-4 else "as"
     lines = [
         f"{per_second / 1e9:,.1f} GFLOP/s, {result['use']:.0%} of the "
         f"{matmul['flops_per_second'] / 1e9:,.0f} that products of {matmul['size']} x "
-        f"{matmul['size']} reach; torch counts {counted} the formulas"
+        f"{matmul['size']} reach; torch counts {as_much} the formulas"
     ]
     if abs(off) > LARGE_DEVIATION:
         lines.append("the formulas are off: go by what torch counts")
     return lines
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 1e9:,.2f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
 
 
 def _ms(seconds: float) -> str:

@@ -4,11 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from math import floor, log10
 from typing import Any
 
 from torch import Tensor
 
+from selfdistill.amounts import round_step
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.errors import BadSample, DataBudgetError, errors_of
 from selfdistill.types import Batch, Masks
@@ -76,16 +76,10 @@ def _spread(bad: Sequence[Bad]) -> Iterator[str]:
             lengths.setdefault(found[2], []).append(float(found[1]))
     for unit, values in lengths.items():
         if len(values) > 1:
-            step = _round_step(max(values) / BINS)
+            step = round_step(max(values) / BINS)
             counts = sorted(Counter(int(value / step + 1e-9) for value in values).items())
             bins = (f"{n * step:g} to {(n + 1) * step:g}: {count}" for n, count in counts)
             yield f"{unit}: {', '.join(bins)}"
-
-
-def _round_step(rough: float) -> float:
-    """The next larger of 1, 2 and 5 times a power of 10; 1 for 0."""
-    power = 10.0 ** floor(log10(rough)) if rough else 1.0
-    return power * next(n for n in (1, 2, 5, 10) if n * power >= rough)
 
 
 def why_bad(key: str, error: Exception) -> Bad:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill.amounts import counted, round_step, size
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job, Skipped
@@ -140,8 +141,9 @@ class Totals:
         first, last = self.shards[0].name, self.shards[-1].name
         names = first if len(self.shards) == 1 else f"{first} to {last}"
         lines = [
-            f"{job.folder / names}: {len(self.shards)} shards, {_size(sums['bytes'])}, {total}"
-            f"{sums['samples']:,} samples of {self.inputs:,} inputs",
+            f"{job.folder / names}: {counted(len(self.shards), 'shard')}, "
+            f"{size(sums['bytes'])}, {total}{counted(sums['samples'], 'sample')} of "
+            f"{counted(self.inputs, 'input')}",
             "",
             *_drawn(histogram(self.lengths), self.unit),
         ]
@@ -228,7 +230,7 @@ def none_left(skipped: Sequence[Skipped]) -> UserError:
 def histogram(lengths: np.ndarray) -> list[tuple[float, float, int]]:
     """From, to, and how many; the last bar has all that is longer, too."""
     low, high = float(lengths.min()), float(np.quantile(lengths, 0.99))
-    step = _round_step((high - low) / _BARS)
+    step = round_step((high - low) / _BARS)
     first = float(np.floor(low / step))
     bars = max(int(np.ceil(high / step) - first), 1)
     places = (lengths / step - first).astype(np.int64).clip(0, bars - 1)
@@ -236,14 +238,6 @@ def histogram(lengths: np.ndarray) -> list[tuple[float, float, int]]:
     edges = [round((first + i) * step, 6) for i in range(bars + 1)]
     edges[-1] = max(edges[-1], round(float(lengths.max()), 6))
     return [(edges[i], edges[i + 1], int(counts[i])) for i in range(bars)]
-
-
-def _round_step(step: float) -> float:
-    """The next larger one of 1, 2, 5, 10, ... that is no smaller."""
-    if step <= 0:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(step))
-    return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step))
 
 
 def _drawn(bars: Sequence[tuple[float, float, int]], unit: str) -> list[str]:
@@ -257,10 +251,3 @@ def _drawn(bars: Sequence[tuple[float, float, int]], unit: str) -> list[str]:
         bar = "#" * (-(-count * _BAR_WIDTH // most))
         lines.append(f"  {name:<{width}}  {count:>9,}  {bar}".rstrip())
     return lines
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} bytes"

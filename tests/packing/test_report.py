@@ -47,7 +47,7 @@ def totals(folder: Path) -> Totals:
 def test_the_summary_in_words(tmp_path: Path) -> None:
     job = Job(tmp_path, None)
     text = "\n".join(totals(tmp_path).words(job))
-    assert "train-000000.tar to train-000001.tar: 2 shards, 5.0 MB, 1.75 hours, 3 samples" in text
+    assert "train-000000.tar to train-000001.tar: 2 shards, 5.00 MB, 1.75 hours, 3 samples" in text
     assert "2 x broken, such as b (at 3)\n  1 x empty, such as a\n" in text
     assert "files of another kind: 11 .csv, 2 .txt" in text
     few_long = [ShardReport("a.tar", 1, lengths=[*np.linspace(100, 500, 1000), 9000.0])]
@@ -59,11 +59,11 @@ def test_the_summary_in_words(tmp_path: Path) -> None:
 
 def test_lengths_that_do_not_add_up_are_not_summed(tmp_path: Path) -> None:
     sizes = replace(totals(tmp_path), unit="pixels", adds_up=False)
-    assert "2 shards, 5.0 MB, 3 samples of 6 inputs" in sizes.words(Job(tmp_path, None))[0]
+    assert "2 shards, 5.00 MB, 3 samples of 6 inputs" in sizes.words(Job(tmp_path, None))[0]
     assert not {"length"} & sizes.summary().keys() | {"length"} & sizes.index().keys()
     assert "length" not in sizes.index()["shardlist"][0]
     tokens = replace(totals(tmp_path), unit="tokens")
-    assert "5.0 MB, 6,300 tokens, 3 samples" in tokens.words(Job(tmp_path, None))[0]
+    assert "5.00 MB, 6,300 tokens, 3 samples" in tokens.words(Job(tmp_path, None))[0]
 
 
 def test_the_index_is_that_of_others(tmp_path: Path) -> None:

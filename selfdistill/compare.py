@@ -11,10 +11,11 @@ from typing import Any
 
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError
+from selfdistill.folders import as_text
 from selfdistill.outputs import check_output
 from selfdistill.plots import Curve, Panel, draw
 from selfdistill.probes.table import PROBES, aligned
-from selfdistill.run_record import check_named_once, shown
+from selfdistill.run_record import check_named_once
 from selfdistill.run_scores import Place, Run, differing, read_run
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
     """By folder; where there are repeats, by what differs between the groups, if that is short."""
     names = [_folder(group) for group in groups]
     if len(set(names)) < len(names):
-        names = [shown(group[0].path) for group in groups]
+        names = [as_text(group[0].path) for group in groups]
     if len(groups) > 1 and any(len(group) > 1 for group in groups):
         differences = _differences([group[0].config for group in groups])
         if max(map(len, differences)) <= _MAX_NAME:
@@ -138,7 +139,7 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 def _folder(group: Sequence[Run]) -> str:
     """What the folders' names begin with."""
-    names = [shown(Path(run.path.resolve().name)) for run in group]
+    names = [as_text(run.path.resolve().name) for run in group]
     columns = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     shared = "".join(letters[0] for letters in columns)
     return shared if len(group) == 1 else shared.rstrip("-_.") or names[0]

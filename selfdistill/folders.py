@@ -1,10 +1,15 @@
-"""What lies in a folder and below."""
+"""What lies in a folder and below, and names as text."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from selfdistill.errors import UserError
+
+
+def as_text(name: str | Path) -> str:
+    """A path as text, whatever the locale; bytes of it that are none are spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def files_below(folder: Path, key: str, without: Path | None = None) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What the folder of a run tells, without the libraries that made it and without touching it."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.errors import UserError
+from selfdistill.folders import as_text
 from selfdistill.run_files import (
     MetricsFile,
     Row,
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return shown(Path(self.path.resolve().name)) or shown(self.path)
+        return as_text(self.path.resolve().name) or as_text(self.path)
 
     def parts(self) -> dict[str, Mapping[str, Any]]:
         """The config of each modality, by its short name."""
@@ -130,11 +130,6 @@ class Record:
         if tasks or not found:
             return {name: table for name, table in tasks.items() if isinstance(table, Mapping)}
         return {str(found.get("task", "probes")): found}  # as older versions had it
-
-
-def shown(path: Path) -> str:
-    """A path as text, whatever the locale; a name may hold bytes that are none."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_named_once(paths: Sequence[Path]) -> None:

@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from selfdistill.errors import UserError
+from selfdistill.folders import as_text
 from selfdistill.packing.declaration import Job, Piece, option
-from selfdistill.packing.entries import as_text
 from selfdistill.packing.folder import put_beside
 from selfdistill.packing.inputs import Inputs
 
@@ -64,6 +64,7 @@ def class_member(job: Job, piece: Piece) -> dict[str, bytes]:
 def _given(path: Path) -> list[str]:
     try:
         classes = json.loads(path.read_text("utf-8"))
+        json.dumps(classes, ensure_ascii=False).encode()  # ValueError where UTF-8 cannot hold one
     except (OSError, ValueError) as error:
         raise UserError(
             f"--labels: cannot read '{path}' ({error}); write '{FROM_FOLDERS}', or name a "
@@ -71,7 +72,7 @@ def _given(path: Path) -> list[str]:
         ) from error
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"--labels: '{path}' is no list of names; name a {CLASSES}")
-    return [as_text(name) for name in classes]
+    return classes
 
 
 @cache

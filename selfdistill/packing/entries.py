@@ -33,8 +33,3 @@ class Input(Entry):
     size: int = -1
     mtime: int = 0
     key: str = ""
-
-
-def as_text(name: str) -> str:
-    """A file's name as UTF-8 can hold it; bytes of it that are none are spelt out."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 
+from selfdistill.folders import as_text
 from selfdistill.health.bands import Band
 from selfdistill.health.figures import Figure, family_of, figure_of
 from selfdistill.health.verdict import Verdict
@@ -13,7 +14,7 @@ from selfdistill.reports import facts
 from selfdistill.reports.assess import Group
 from selfdistill.reports.life import State
 from selfdistill.run_files import SavedStep, section
-from selfdistill.run_record import Record, shown
+from selfdistill.run_record import Record
 
 _BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))
 _ASCII = "_.,-=+*#"
@@ -68,7 +69,7 @@ def frame(view: View, width: int, unicode: bool) -> list[Line]:
     blocks = _BLOCKS if unicode else _ASCII
     record = view.record
     lines = [
-        Line(f"{shown(record.path)}  {facts.kind(record)}", "bold"),
+        Line(f"{as_text(record.path)}  {facts.kind(record)}", "bold"),
         Line(view.state[1], "look" if view.state[0] in ("silent", "unknown", "stopped") else ""),
         *_progress(view, room),
         Line(""),

@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from selfdistill.durable import write_atomically
+from selfdistill.folders import as_text
 from selfdistill.health.verdict import Verdict
 from selfdistill.outputs import check_output
 from selfdistill.redaction import redacted
@@ -24,7 +25,7 @@ from selfdistill.reports.html import (
     verdict_card,
 )
 from selfdistill.reports.pictures import pictures
-from selfdistill.run_record import Record, check_named_once, read_record, shown
+from selfdistill.run_record import Record, check_named_once, read_record
 from selfdistill.run_scores import differing, settings
 
 _HEALTHY = "every figure that has a healthy band is inside it"
@@ -37,7 +38,6 @@ _CURVES = (
     "Over the steps. The shaded part is healthy, red points are outside it. A loss that rises is "
     "nothing bad by itself."
 )
-
 _OVERLAYS = (
     "Over the steps. Dotted lines are the limits of the run of that colour, red points are outside."
 )
@@ -74,11 +74,11 @@ def _named(records: Sequence[Record]) -> dict[str, Record]:
     """By folder, where that tells them apart."""
     for names in (
         [record.name for record in records],
-        [shown(record.path) for record in records],
+        [as_text(record.path) for record in records],
     ):
         if len(set(names)) == len(names):
             return dict(zip(names, records, strict=True))
-    return {shown(record.path.resolve()): record for record in records}
+    return {as_text(record.path.resolve()): record for record in records}
 
 
 def _one(
@@ -100,7 +100,7 @@ def _one(
     ]
     body = (
         f"<header>\n<h1>{escape(name)}</h1>\n"
-        f'<p class="sub">{escape(facts.kind(record))}; {escape(shown(record.path))}</p>\n'
+        f'<p class="sub">{escape(facts.kind(record))}; {escape(as_text(record.path))}</p>\n'
         "</header>\n"
         f"{verdict_card(verdicts[name], _healthy(record))}{tiles(tile)}"
     )
@@ -170,7 +170,7 @@ def _legend(name: str, record: Record, number: int, verdict: Verdict) -> str:
     return (
         f'<li class="card" style="{tone(number)}"><b>{escape(name)}</b>\n'
         f'<p class="small faint">{escape(facts.kind(record))}; {escape(facts.progress(record))}; '
-        f"{escape(shown(record.path))}</p>\n<p>{chip(verdict)}</p>\n"
+        f"{escape(as_text(record.path))}</p>\n<p>{chip(verdict)}</p>\n"
         f'<p class="small">{sentence(reasons)}</p></li>\n'
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 
 from selfdistill.errors import BadSample, UserError
+from selfdistill.folders import as_text
 from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
 from selfdistill.modalities.audio.manifests import MANIFESTS
 from selfdistill.modalities.audio.recordings import (
@@ -38,7 +39,7 @@ from selfdistill.packing.declaration import (
     Survey,
     option,
 )
-from selfdistill.packing.entries import Input, as_text
+from selfdistill.packing.entries import Input
 
 MAX_HOURS = 100
 """Of a recording. Headers may announce any length, or that it is not known."""

@@ -1,6 +1,8 @@
-"""Every module imports from lower floors or from its own package only, and without cycles."""
+"""Modules import as the map of the code says: from above or beside themselves, without cycles."""
 
 import ast
+import re
+from fnmatch import filter as matching
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -8,72 +10,26 @@ import pytest
 
 import selfdistill
 
-FLOORS = [
-    {
-        "__init__",
-        "errors",
-        "types",
-        "config",
-        "config_file",
-        "config_limits",
-        "config_yaml",
-        "schedules",
-        "step_parts",
-        "masking",
-        "renaming",
-        "torch_file",
-        "versions",
-        "outputs",
-        "cores",
-        "recipes",
-        "run_layout",
-        "tensor_files",
-        "durable",
-        "folders",
-        "redaction",
-        "health",
-    },
-    {"models", "data", "packing"},
-    {"modalities"},
-    {"objective"},
-    {"engine", "probes", "originals"},
-    {"hub"},
-    {
-        "pretrain",
-        "cli",
-        "commands",
-        "__main__",
-        "initial_weights",
-        "pretrained",
-        "export",
-        "pack",
-        "evaluation",
-        "samples",
-        "embed",
-        "resume",
-        "run_files",
-        "run_record",
-        "run_scores",
-        "pictures",
-        "plots",
-        "reports",
-        "compare",
-        "run_data",
-        "bench",
-        "inspect_data",
-        "inspect_facts",
-        "inspect_look",
-        "inspect_page",
-        "inspect_sheet",
-        "probe",
-        "probe_output",
-    },
-]
 ROOT = Path(selfdistill.__file__).parent
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
-FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+PARTS = sorted({name.split(".")[0] for name in FILES} - {"__init__", "__main__"})
+MAP = Path(__file__).resolve().parents[1] / "selfdistill" / "README.md"
+
+
+def places() -> dict[str, int]:
+    """The number of the map's entry for each module and package at the top, from above."""
+    tree = MAP.read_text(encoding="utf-8").split("```")[1]
+    found = {"__init__": -1}
+    for number, entry in enumerate(re.split(r"\n  (?=\w)", tree)[1:]):
+        named = re.findall(r"([\w*]+)(?:\.py|/)", entry)
+        # of a package alone its files follow
+        for pattern in named[:1] if entry.startswith(f"{named[0]}/") else named:
+            parts = matching(PARTS, pattern)
+            assert parts, f"the map names {pattern}, which is not there"
+            found |= {part: number for part in parts if part not in found}
+    return {**found, "__main__": max(found.values())}
 
 
 def imports(name: str) -> set[str]:
@@ -93,14 +49,17 @@ def imports(name: str) -> set[str]:
     return found - {name}
 
 
-def test_imports_go_down() -> None:
+def test_everything_is_on_the_map() -> None:
+    assert set(PARTS) <= places().keys()
+
+
+def test_imports_go_up_on_the_map() -> None:
     assert len(FILES) > 30
+    place = places()
     for name in FILES:
-        package = name.split(".")[0]
         for imported in imports(name):
-            theirs = imported.split(".")[0]
-            same = package == theirs or FLOOR[package] == FLOOR[theirs] in (0, 6)
-            assert same or FLOOR[theirs] < FLOOR[package], f"{name} imports {imported}"
+            theirs, own = imported.split(".")[0], name.split(".")[0]
+            assert place[theirs] <= place[own], f"{name} imports {imported}"
 
 
 def test_there_are_no_cycles() -> None:
@@ -127,4 +86,4 @@ def test_an_offence_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     seen = {"modalities.__init__", "modalities.audio.__init__", "cli"}
     assert imports("models.offence") == seen
     with pytest.raises(AssertionError, match=r"models\.offence imports"):
-        test_imports_go_down()
+        test_imports_go_up_on_the_map()

@@ -284,6 +284,11 @@ class CompatConfig:
     averaged_index_buffers: bool = False
     """The teacher's integer relative-position index is averaged and truncated."""
 
+    @property
+    def padding_leaks(self) -> bool:
+        """Whether what follows a sample in its batch changes its features."""
+        return self.padding_in_positions or self.padding_in_features
+
 
 @dataclass(frozen=True)
 class RunConfig:

@@ -98,13 +98,13 @@ def embed(
         raise UserError(f"--batch-size: {batch_size} must be 1 or more")
     place = choose_device(device)
     paths = find_inputs(inputs)
-    pretrained = load_pretrained(model, weights, modality=modality)
+    pretrained = load_pretrained(model, weights, modality)
     backbone, config = pretrained.backbone, pretrained.config
     numbers = choose_layers(layers, backbone.depth)
     pipeline = pretrained.modality.build_pipeline(config)
     samples = open_inputs(paths, pipeline.extensions)
     _check_names([key for part in samples for key in part.keys])
-    if config.compat.padding_in_positions or config.compat.padding_in_features:
+    if config.compat.padding_leaks:
         batch_size = 1  # with padding a row would depend on its neighbours
     features = _compute(backbone.to(place), pipeline, samples, numbers, pool, batch_size)
     tensors = _tensors(features, pool)

@@ -45,7 +45,7 @@ def export(
     check_free(out)
     if push_to:
         check_push(push_to)
-    found = load_all(source, weights, modality=modality)
+    found = load_all(source, weights, modality)
     if push_to and len(found) > 1:
         raise UserError(
             f"--push: {push_to} can hold one encoder, and {source} has {', '.join(found)}; name "

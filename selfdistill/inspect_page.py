@@ -8,6 +8,7 @@ from itertools import pairwise
 from selfdistill.inspect_facts import Findings, Histogram
 from selfdistill.inspect_sheet import Part, heading, picture
 from selfdistill.modalities.picture import MASKED
+from selfdistill.reports.html import document
 
 BAR = 40
 """Letters of the longest bar."""
@@ -73,15 +74,7 @@ def _ranges(histogram: Histogram) -> list[str]:
 
 def page(title: str, parts: Sequence[Part]) -> str:
     """The findings and the samples as one HTML page that needs nothing else."""
-    body = "".join(_section(part) for part in parts)
-    safe = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{safe}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n{body}</body>\n</html>\n"
-    )
+    return document(title, STYLE, f"<h1>{escape(title)}</h1>\n{''.join(map(_section, parts))}")
 
 
 def _section(part: Part) -> str:

@@ -26,6 +26,8 @@ from selfdistill.modalities.base import Modality, load_modality
 from selfdistill.objective.state import of_student, of_teacher
 
 Weights = Literal["student", "teacher"]
+KEY = "MODEL"
+"""What commands call a source, for the error messages."""
 OF_TRAINING = {
     "guard": GuardConfig,
     "optim": OptimConfig,
@@ -85,22 +87,19 @@ def locate(source: str, key: str) -> Path:
     )
 
 
-def load_pretrained(
-    source: str, weights: Weights = "student", key: str = "MODEL", modality: str = ""
-) -> Pretrained:
+def load_pretrained(source: str, weights: Weights = "student", modality: str = "") -> Pretrained:
     """Load an encoder to use it.
 
     Args:
         source: a run's folder (its newest checkpoint), a checkpoint, a folder of transformers, or
             USER/NAME on the Hub.
         weights: of a run.
-        key: the command's name of ``source``, for the error messages.
         modality: whose encoder, of a run over several.
 
     Raises:
         UserError: nothing there that can be loaded.
     """
-    found = load_all(source, weights, key, modality)
+    found = load_all(source, weights, modality)
     if len(found) > 1:
         raise UserError(
             f"--modality: {next(iter(found.values())).source} is of a run over "
@@ -110,16 +109,16 @@ def load_pretrained(
 
 
 def load_all(
-    source: str, weights: Weights = "student", key: str = "MODEL", modality: str = ""
+    source: str, weights: Weights = "student", modality: str = ""
 ) -> dict[str, Pretrained]:
     """The encoders of all modalities, by name, or of the one that is named; see
     ``load_pretrained``."""
-    path = locate(source, key)
+    path = locate(source, KEY)
     if path.is_file():
-        raise UserError(f"{key}: {path} is a file; give a run, a checkpoint or a folder")
+        raise UserError(f"{KEY}: {path} is a file; give a run, a checkpoint or a folder")
     if is_hub_folder(path):
-        return _of_hub_folder(path, weights, key, modality)
-    checkpoint_path = find_checkpoint(path, key)
+        return _of_hub_folder(path, weights, modality)
+    checkpoint_path = find_checkpoint(path, KEY)
     checkpoint = read_checkpoint(checkpoint_path)
     run = checkpoint_config(checkpoint)
     return {
@@ -190,10 +189,10 @@ def _known(given: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _of_hub_folder(path: Path, weights: Weights, key: str, modality: str) -> dict[str, Pretrained]:
+def _of_hub_folder(path: Path, weights: Weights, modality: str) -> dict[str, Pretrained]:
     if weights == "teacher":
         raise UserError(f"--weights: {path} is a folder of transformers and has no teacher")
-    folder = HubFolder(path, key)
+    folder = HubFolder(path, KEY)
     (name,) = _chosen([folder.modality.name], modality, path)
     config = folder.config()
     backbone = build_backbone(config)

@@ -44,7 +44,7 @@ def probe(request: Request) -> dict[str, Any]:
     """
     check_request(request)
     place = choose_device(request.device)
-    pretrained = load_pretrained(request.model, request.weights, modality=request.modality)
+    pretrained = load_pretrained(request.model, request.weights, request.modality)
     pipeline = pretrained.modality.build_pipeline(pretrained.config)
     member = TRANSCRIPT if request.ctc else TOKEN_LABELS if request.per_token else ""
     sets = _sets(request, pretrained, pipeline, member)
@@ -103,7 +103,7 @@ def _sources(
     place: torch.device,
 ) -> Iterator[Source]:
     config, batch_size = pretrained.config, request.batch_size
-    if config.compat.padding_in_positions or config.compat.padding_in_features:
+    if config.compat.padding_leaks:
         batch_size = 1  # with padding a row would depend on its neighbours
     companions: Mapping[str, str] = {}
     with suppress(UserError):  # there are none

@@ -26,8 +26,6 @@ Row = dict[str, float]
 
 AGAIN = "; it is written anew when the run goes on"
 
-# engine.checkpoint_files has them too; with it would come torch and its seconds
-
 
 class MetricsFile:
     """``metrics.jsonl``, also while it is being written: each ``read`` takes what is new.
@@ -174,6 +172,7 @@ class SavedStep:
     changed: float
 
 
+# Checkpointer.complete finds them, too; with it would come torch and its seconds
 def checkpoints(path: Path) -> list[SavedStep]:
     """The complete checkpoints of a run, by step; those that are being written are left out."""
     found = []

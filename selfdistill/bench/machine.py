@@ -107,7 +107,7 @@ def description(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "device_type": device.type,
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
@@ -127,7 +127,8 @@ def _installed() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

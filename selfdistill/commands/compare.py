@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from selfdistill.commands.shared import Commands, add_command
+from selfdistill.config import PROBES
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +20,7 @@ def add(commands: Commands) -> None:
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
     compare.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="or .png")
     compare.add_argument("--task", help="of eval.tasks (default: each modality's first)")
-    compare.add_argument("--probe", choices=("linear", "few_shot", "knn"), default="linear")
+    compare.add_argument("--probe", choices=PROBES, default="linear")
     compare.set_defaults(run=_run)
 
 

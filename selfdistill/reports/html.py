@@ -12,21 +12,28 @@ _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _DASHES = {"-": "", "--": "dash", ":": "dot", "-.": "dash"}
 
 
-def page(title: str, body: str) -> str:
+def document(title: str, style: str, body: str) -> str:
     """A page that needs nothing but itself, and could not load anything else.
 
     Args:
         title: plain text.
+        style: CSS.
         body: HTML.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}"
-        f"<footer>Made by selfdistill {escape(selfdistill.__version__)} from the files in the "
-        "run's folder.</footer>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}"
+        "</body>\n</html>\n"
     )
+
+
+def page(title: str, body: str) -> str:
+    """The ``document`` of a report."""
+    version = escape(selfdistill.__version__)
+    footer = f"Made by selfdistill {version} from the files in the run's folder."
+    return document(title, STYLE, f"{body}<footer>{footer}</footer>\n")
 
 
 def sentence(text: str) -> str:
@@ -50,18 +57,14 @@ def verdict_card(found: Verdict, healthy: str) -> str:
 
 
 def _reason(finding: Finding) -> str:
-    advice = f' <span class="faint">{_coded(finding.advice)}</span>' if finding.advice else ""
-    return f"<li>{sentence(finding.text)}{advice}</li>\n"
-
-
-def _coded(text: str) -> str:
-    """Plain text as HTML, with what stands between backquotes as code."""
-    pieces = escape(text).split("`")
-    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
+    faint = f' <span class="faint">{advice(finding.advice)}</span>' if finding.advice else ""
+    return f"<li>{sentence(finding.text)}{faint}</li>\n"
 
 
 def advice(text: str) -> str:
-    return _coded(text)
+    """Plain text as HTML, with what stands between backquotes as code."""
+    pieces = escape(text).split("`")
+    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
 
 
 def chip(found: Verdict) -> str:

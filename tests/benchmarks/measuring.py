@@ -107,6 +107,10 @@ def ratio_of(above: Sequence[float], below: Sequence[float]) -> Ratio:
 
 def origin(*packages: str) -> dict[str, Any]:
     """What a result was measured with: command, date, versions of ``packages``, and device."""
+    # not above: what is measured may be a process that has none of it
+    import selfdistill
+    from selfdistill.bench.machine import processor
+
     words = sys.argv[1:]
     if "--json" in words:  # where a result goes says nothing of it
         place = words.index("--json")
@@ -118,28 +122,15 @@ def origin(*packages: str) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
-            "selfdistill": _own_version(),
+            "selfdistill": selfdistill.__version__,
         },
         "device": {
-            "processor": _processor(),
+            "processor": processor(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
     }
-
-
-def _own_version() -> str:
-    import selfdistill
-
-    return selfdistill.__version__
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def write_result(path: Path | None, result: Mapping[str, Any]) -> None:

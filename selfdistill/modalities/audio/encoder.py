@@ -139,6 +139,5 @@ class AudioEncoder(FeatureEncoder):
         return replace(tokens, x=tokens.x.masked_fill(tokens.padding[..., None], 0.0))
 
     def _positions(self, tokens: Tokens) -> Tokens:
-        leak = self.compat.padding_in_positions or self.compat.padding_in_features
-        x = self.positions(tokens.x, None if leak else tokens.padding)
+        x = self.positions(tokens.x, None if self.compat.padding_leaks else tokens.padding)
         return Tokens(x, tokens.padding)

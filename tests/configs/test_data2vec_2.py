@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recipe_files import ROOT, load, values
 from tokenizer_cases import corpus
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
 from selfdistill.hub.writer import why_not_exportable
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import load_modality
@@ -21,7 +20,6 @@ from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.objective.state import of_predictor, of_student
 
-ROOT = Path(__file__).resolve().parents[1]
 FAITHFUL = [
     *(f"configs/audio/data2vec2_{size}.yaml" for size in ("base", "large")),
     *(f"configs/image/data2vec2_{size}.yaml" for size in ("base", "large", "huge")),
@@ -121,23 +119,10 @@ TABLE: dict[str, Sequence[Any]] = {
 }
 
 
-def load(file: str) -> RunConfig:
-    return load_config(ROOT / file, [], load_modality)
-
-
 def build(file: str) -> tuple[RunConfig, Data2Vec]:
     config = load(file)
     with torch.device("meta"):
         return config, Data2Vec(config)
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        leaves |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
-    return leaves
 
 
 def column(cells: Sequence[Any], number: int) -> Any:
@@ -148,7 +133,7 @@ def column(cells: Sequence[Any], number: int) -> Any:
 
 @pytest.mark.parametrize("number", range(7), ids=FAITHFUL)
 def test_recipe_has_the_published_values(number: int) -> None:
-    ours = flat(asdict(load(FAITHFUL[number])))
+    ours = values(FAITHFUL[number])
     published = {key: column(cells, number) for key, cells in TABLE.items()}
     published = {key: value for key, value in published.items() if value is not None}
     assert {key: ours.get(key, "no such key") for key in published} == published
@@ -263,7 +248,7 @@ def example(config: RunConfig) -> np.ndarray:
 )
 def test_what_the_student_sees(file: str, tokens: int, visible: int, tokenizer: Path) -> None:
     overrides = [f"input.tokenizer={tokenizer}"] if "text" in file else []
-    config = load_config(ROOT / file, overrides, load_modality)
+    config = load(file, *overrides)
     pipeline = load_modality(config.modality).build_pipeline(config)
     batch = pipeline.collate([example(config)] * 2, row_keys(0, np.arange(2)))
     assert batch.masks is not None
@@ -323,7 +308,7 @@ def test_visible_recipe_has_the_encoder_of_the_dense_one(file: str, dense: str) 
     ],
 )
 def test_visible_recipe_has_the_rest_of_2(file: str, differs: dict[str, Any]) -> None:
-    ours = flat(asdict(load(file)))
-    theirs = flat(asdict(load(file.replace("base_visible", "data2vec2_base"))))
+    ours = values(file)
+    theirs = values(file.replace("base_visible", "data2vec2_base"))
     assert ours.pop("run_dir") != theirs.pop("run_dir")
     assert {key: value for key, value in ours.items() if value != theirs[key]} == differs

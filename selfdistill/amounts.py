@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-from math import floor, log10
+from math import floor, isfinite, log10
 
 
 def counted(number: int, what: str, plural: str = "s") -> str:
@@ -15,6 +15,15 @@ def size(count: int) -> str:
             value = count / amount
             return f"{value:,.{max(2 - floor(log10(value)), 0)}f} {unit}"
     return f"{count} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    if not isfinite(seconds):
+        return "unknown"
+    whole = max(round(seconds), 0)
+    days = f"{whole // 86400} d " if whole >= 86400 else ""
+    return f"{days}{whole % 86400 // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def round_step(rough: float) -> float:

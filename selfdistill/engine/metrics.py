@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from selfdistill.amounts import duration
 from selfdistill.durable import sync_file, write_atomically
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REDRAW_SECONDS = 0.2
-
-
 SHOWN = {
     "loss": ("loss", ".4f"),
     "samples_per_second": ("samples/s", ".1f"),
@@ -277,7 +276,5 @@ class Progress:
 
     def _time_left(self, step: int) -> str:
         done = step - self._start_step
-        if done <= 0:
-            return "unknown"
-        seconds = round((time.monotonic() - self._began) / done * (self._steps - step))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        passed = time.monotonic() - self._began
+        return duration(passed / done * (self._steps - step) if done > 0 else math.nan)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from selfdistill.modalities.picture import INK, Area
@@ -13,6 +15,10 @@ WIDTH = 7.0
 """Inches of every picture: two of them stand side by side on a page."""
 MARGIN = 0.12
 HEADING, LINE = 0.32, 0.16
+BAR = 0.42
+"""Inches that ``cosine_bar`` takes."""
+ALIKE = "RdBu_r"
+"""The colours of cosines."""
 ENCODERS = ("untrained", "trained")
 """In the order in which they are drawn."""
 
@@ -67,6 +73,14 @@ def sheet(height: float, title: str, lines: Sequence[str]) -> Area:
     for number, line in enumerate(lines, start=1):
         write(0.26 + LINE * number, line, 7.5, INK, "normal")
     return Area(figure, MARGIN, MARGIN, WIDTH - 2 * MARGIN, height)
+
+
+def cosine_bar(area: Area, left: float, right: float = 0.0) -> None:
+    """What the colours of ``ALIKE`` from -1 to 1 mean, in the lowest ``BAR`` inches of an area."""
+    bar = area.axes(left, 0.24, area.width - left - right, 0.08)
+    scale = ScalarMappable(Normalize(-1, 1), ALIKE)
+    area.figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.tick_params(labelsize=7, colors=INK, length=2)
 
 
 def principal(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

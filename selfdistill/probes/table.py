@@ -50,7 +50,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _row(name: str, table: Mapping[str, Any]) -> tuple[str, ...]:
     trained = f"{_percent(table, 'trained')} (layer {table['layer']})"
     differences = [
-        NONE if table[baseline] is None else f"{_points(table, baseline):+.1f}"
+        NONE
+        if table[baseline] is None
+        else f"{points_over(table['trained'], table[baseline]):+.1f}"
         for baseline in BASELINES
     ]
     return (name, _percent(table, "raw"), _percent(table, "untrained"), trained, *differences)
@@ -60,10 +62,6 @@ def _percent(table: Mapping[str, Any], source: str) -> str:
     if table[source] is None:
         return NONE
     return f"{100 * table[source]:.1f} +- {100 * _spread(table, source):.1f}"
-
-
-def _points(table: Mapping[str, Any], baseline: str) -> float:
-    return points_over(table["trained"], table[baseline])
 
 
 def points_over(accuracy: float, other: float) -> float:
@@ -83,12 +81,18 @@ def _sentence(name: str, table: Mapping[str, Any], raw_input: str) -> str:
             continue
         if baseline == "raw" and raw_input:
             title += f" ({raw_input})"
-        over = _points(table, baseline)
-        if abs(over) <= 2 * 100 * hypot(_spread(table, "trained"), _spread(table, baseline)):
-            verdict = f"not clearly different from {title} ({over:+.1f} points)"
-        elif over > 0:
-            verdict = f"+{over:.1f} points over {title}"
-        else:
-            verdict = f"{-over:.1f} points below {title}"
-        parts.append(verdict)
+        error = hypot(_spread(table, "trained"), _spread(table, baseline))
+        parts.append(compared(table["trained"], table[baseline], error, title))
     return f"{name}: {', '.join(parts)}"
+
+
+def compared(accuracy: float, other: float, error: float, title: str) -> str:
+    """How an accuracy stands to that of ``title``, in words.
+
+    Args:
+        error: standard error of the difference.
+    """
+    over = points_over(accuracy, other)
+    if abs(over) <= 2 * 100 * error:
+        return f"not clearly different from {title} ({over:+.1f} points)"
+    return f"+{over:.1f} points over {title}" if over > 0 else f"{-over:.1f} points below {title}"

@@ -6,6 +6,7 @@ from math import isfinite, nan
 from statistics import median
 from typing import Any
 
+from selfdistill.amounts import duration
 from selfdistill.redaction import redacted
 from selfdistill.run_files import section
 from selfdistill.run_record import Record
@@ -57,15 +58,6 @@ def all_settings(record: Record) -> list[tuple[str, str]]:
 def _shown(value: Any) -> str:
     # what newer versions write has no secrets in it
     return redacted(written(value))
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    if not isfinite(seconds):
-        return "unknown"
-    whole = max(round(seconds), 0)
-    days = f"{whole // 86400} d " if whole >= 86400 else ""
-    return f"{days}{whole % 86400 // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def speed(record: Record) -> float:

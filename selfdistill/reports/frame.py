@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 
+from selfdistill.amounts import duration
 from selfdistill.folders import as_text
 from selfdistill.health.bands import Band
 from selfdistill.health.figures import Figure, family_of, figure_of
@@ -102,7 +103,7 @@ def _progress(view: View, width: int) -> list[Line]:
     if isfinite(rate):
         words.append(f"{rate:.3g} steps/s")
         if share < 1:
-            words.append(f"{facts.duration((record.steps - record.step) / rate)} left")
+            words.append(f"{duration((record.steps - record.step) / rate)} left")
     return [Line("  ".join(words))]
 
 
@@ -227,9 +228,9 @@ def _untrained(record: Record, modality: str, task: str, probe: str) -> str:
 def _files(view: View) -> list[Line]:
     if view.saved:
         newest = view.saved[-1]
-        age = facts.duration(max(view.now - newest.changed, 0))
+        age = duration(max(view.now - newest.changed, 0))
         lines = [Line(f"newest checkpoint  {newest.name}, {age} ago")]
     else:
         lines = [Line("newest checkpoint  none yet")]
-    age = f"{facts.duration(view.age)} ago" if isfinite(view.age) else "none yet"
+    age = f"{duration(view.age)} ago" if isfinite(view.age) else "none yet"
     return [*lines, Line(f"last line          {age}")]

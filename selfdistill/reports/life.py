@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from selfdistill.reports.facts import duration
+from selfdistill.amounts import duration
 from selfdistill.run_layout import LOCK
 from selfdistill.run_record import Record
 

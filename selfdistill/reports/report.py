@@ -6,6 +6,7 @@ from itertools import count
 from math import isfinite
 from pathlib import Path
 
+from selfdistill.amounts import duration
 from selfdistill.durable import write_atomically
 from selfdistill.folders import as_text
 from selfdistill.health.verdict import Verdict
@@ -95,7 +96,7 @@ def _one(
             f"of {record.steps:,} steps" if record.steps else "steps",
             f"{record.step:,}",
         ),
-        ("of training", facts.duration(record.seconds)),
+        ("of training", duration(record.seconds)),
         ("samples a second", f"{speed:,.4g}" if isfinite(speed) else "unknown"),
     ]
     body = (

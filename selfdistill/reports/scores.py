@@ -7,9 +7,9 @@ from math import hypot, isfinite, nan
 from typing import Any
 
 from selfdistill.plots import Curve
-from selfdistill.probes.table import PROBES, points_over
+from selfdistill.probes.table import BASELINES, PROBES, compared, points_over
 from selfdistill.reports.chart import Chart, svg
-from selfdistill.reports.html import key, levels_key, runs_table
+from selfdistill.reports.html import key, levels_key, runs_table, sentence
 from selfdistill.run_files import section
 from selfdistill.run_record import Record
 from selfdistill.run_scores import levels
@@ -63,7 +63,7 @@ def _card(record: Record, modality: str, task: str, probe: str, ids: "count[int]
     if table:
         found = section(record.result, modality).get("raw_input")
         text += _bars(table, whole.get("classes"), str(found or ""))
-        text += f'<p class="small">{escape(_difference(table))}</p>\n'
+        text += f'<p class="small">{sentence(_difference(table))}</p>\n'
     if len(points) > 1:
         steps = sorted(points)
         curve = Curve("trained encoder", steps, [points[step] for step in steps])
@@ -144,15 +144,9 @@ def _written(table: Mapping[str, Any], source: str) -> str:
 def _difference(table: Mapping[str, Any]) -> str:
     trained, untrained = _number(table.get("trained")), _number(table.get("untrained"))
     if not isfinite(trained - untrained):
-        return "There is no untrained encoder to compare with."
-    over = points_over(trained, untrained)
-    clear = abs(trained - untrained) > 2 * hypot(
-        _error(table, "trained"), _error(table, "untrained")
-    )
-    if not clear:
-        return f"Not clearly different from the untrained encoder ({over:+.1f} points)."
-    side = "over" if over > 0 else "below"
-    return f"{abs(over):.1f} points {side} the untrained encoder."
+        return "there is no untrained encoder to compare with"
+    error = hypot(_error(table, "trained"), _error(table, "untrained"))
+    return compared(trained, untrained, error, BASELINES["untrained"])
 
 
 def headline(record: Record) -> list[tuple[str, str]]:

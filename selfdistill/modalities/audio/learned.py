@@ -5,20 +5,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.audio.picture import draw_mel, frame_start
 from selfdistill.modalities.learned import (
+    ALIKE,
+    BAR,
     ENCODERS,
     MARGIN,
     WIDTH,
     FeaturePicture,
     Look,
     as_colours,
+    cosine_bar,
     directions,
     sheet,
 )
@@ -30,8 +31,6 @@ LEFT, BELOW, GAP = 0.62, 0.34, 0.05
 MEL, STRIP, TITLE = 0.95, 0.26, 0.2
 STRIPS, MATRICES = 4, 3
 """Clips of the two pictures."""
-BAR = 0.42
-ALIKE = "RdBu_r"
 
 
 class AudioFeatures(FeaturePicture):
@@ -124,10 +123,7 @@ class AudioFeatures(FeaturePicture):
             self._draw_mel(above, look)
             self._bare(above, look)
             above.tick_params(labelbottom=False, bottom=False)
-        bar = area.axes(LEFT, 0.24, area.width - LEFT - 0.06, 0.08)
-        scale = ScalarMappable(Normalize(-1, 1), ALIKE)
-        area.figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
-        bar.tick_params(labelsize=7, colors=INK, length=2)
+        cosine_bar(area, LEFT, 0.06)
         return area.figure
 
     def _kept(self, x: np.ndarray) -> np.ndarray:

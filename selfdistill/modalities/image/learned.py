@@ -3,30 +3,29 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.learned import (
+    ALIKE,
+    BAR,
     ENCODERS,
     MARGIN,
     WIDTH,
     FeaturePicture,
     Look,
     as_colours,
+    cosine_bar,
     directions,
     sheet,
 )
-from selfdistill.modalities.picture import INK, MASKED, Area
+from selfdistill.modalities.picture import MASKED, Area
 
 SHOWN = 6
 NAMES = 0.75
 """Inches for the names of the rows."""
 GAP = 0.06
-BAR = 0.42
-ALIKE = "RdBu_r"
 
 
 class ImageFeatures(FeaturePicture):
@@ -71,10 +70,7 @@ class ImageFeatures(FeaturePicture):
         area = sheet(self._height() + BAR, "Which patches are alike", [*origin, *lines])
         above = Area(area.figure, area.left, area.bottom + BAR, area.width, area.height - BAR)
         self._draw_rows(above, rows, chosen)
-        bar = area.axes(NAMES, 0.24, area.width - NAMES, 0.08)
-        scale = ScalarMappable(Normalize(-1, 1), ALIKE)
-        area.figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
-        bar.tick_params(labelsize=7, colors=INK, length=2)
+        cosine_bar(area, NAMES)
         return area.figure
 
     def _pixels(self, look: Look) -> np.ndarray:

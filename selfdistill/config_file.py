@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,6 +102,8 @@ def _check_yaml(override: str) -> None:
         ) from error
 
 
+HERE = ("run_dir", "resume")
+"""Keys that name a place on this machine, in which ~ is its user's home."""
 SECTIONS = (
     "encoder",
     "mask",
@@ -219,6 +222,8 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
     _refuse_misfits(schema, given, "")
     merged = _plain(lambda: OmegaConf.merge(schema, given), to_objects=True)
     config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
+    # no shell does it for what stands in a file
+    config = replace(config, **{key: expanduser(getattr(config, key)) for key in HERE})
     check(config)
     modality.check(config)
     return config

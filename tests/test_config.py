@@ -52,6 +52,12 @@ def test_defaults_then_file_then_overrides(load: Make) -> None:
     assert config.encoder == load_modality("text").encoder_config()
 
 
+def test_a_home_may_be_named_in_a_file(load: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load("modality: text\nrun_dir: ~/runs/mine\n", "resume=~/runs/other")
+    assert (config.run_dir, config.resume) == ("/home/me/runs/mine", "/home/me/runs/other")
+
+
 def test_overrides_reach_lists_and_the_modality_s_sections(load: Make) -> None:
     config = load(
         TEXT,

@@ -260,6 +260,15 @@ def test_a_published_tokenizer_is_copied(new_run: Make, tmp_path: Path) -> None:
     assert plain.tolist().count(320) == 1
 
 
+def test_a_tokenizer_may_lie_at_home(
+    new_run: Make, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tokenizer.parent))
+    config = new_run(tokenizer=f"~/{tokenizer.name}")
+    assert TextPipeline(config).tokenizer.path == tokenizer
+    assert files(prepare(config)) == {"tokenizer.json": tokenizer.read_bytes()}
+
+
 def test_a_run_has_one_tokenizer(new_run: Make, tokenizer: Path, tmp_path: Path) -> None:
     prepare(new_run(tokenizer=str(tokenizer)))
     content = train_sentencepiece(passages(), vocab_size=VOCABULARY, model_type="bpe")

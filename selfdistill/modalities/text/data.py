@@ -73,7 +73,7 @@ class TextPipeline(InputPipeline):
         self.mask = config.mask
         self.masked_only_teacher = config.compat.masked_only_teacher
         self.vocab_size = config.encoder.vocab_size
-        self.tokenizer = load_tokenizer(Path(config.input.tokenizer))
+        self.tokenizer = load_tokenizer(Path(config.input.tokenizer).expanduser())
 
     def decode(self, sample: Mapping[str, bytes]) -> str:
         return read_passage(sample)
@@ -137,7 +137,8 @@ def prepare(config: RunConfig) -> RunConfig:
     """
     folder = Path(config.run_dir)
     path, trained = folder / TOKENIZER_FILE, folder / MODEL_FILE
-    given = read_tokenizer(Path(config.input.tokenizer)) if config.input.tokenizer else None
+    named = config.input.tokenizer
+    given = read_tokenizer(Path(named).expanduser()) if named else None
     if path.exists():
         if given is not None and not given.is_same_as(load_tokenizer(path)):
             raise UserError(

@@ -4,11 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from selfdistill.errors import UserError
 
 MAX_VALUES, MAX_LEVELS = 100_000, 20
 TOO_DEEP = f"has sections in sections of more than {MAX_LEVELS} levels, or one inside itself"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: all but its last value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in known:
+                words = f"it has '{key.value}' twice, the second time"
+                raise ConstructorError(problem=words, problem_mark=key.start_mark)
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_sections(path: Path) -> dict[str, Any]:
@@ -18,7 +32,7 @@ def read_sections(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is no YAML of plain values in sections.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"config: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -172,6 +172,14 @@ def test_files_that_are_no_config_are_refused(text: str, load: Make) -> None:
     refused(load, text)
 
 
+def test_a_key_that_is_there_twice_is_refused(load: Make) -> None:
+    """A section that somebody appends would else take the place of the recipe's, all of it."""
+    text = TEXT + "train: {batch_size: 4}\nmodel: {width: 16}\ntrain: {steps: 9}\n"
+    assert "it has 'train' twice, the second time in" in refused(load, text)
+    assert "line 3" in refused(load, TEXT + "train: {steps: 9, steps: 9}\n")
+    assert load(TEXT + "model: {<<: {width: 8, heads: 4}, width: 16}").model.width == 16
+
+
 def test_tags_are_not_executed(load: Make, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     text = TEXT + f"seed: !!python/object/apply:pathlib.Path.touch ['{canary}']"

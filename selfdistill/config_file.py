@@ -272,13 +272,23 @@ def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
         try:
             OmegaConf.merge(schema, {name: value})
         except (OmegaConfBaseException, TypeError) as error:
-            first = str(error).strip().splitlines()[0]
-            # of a member of a tuple OmegaConf tells placeholders only
-            first = first.replace("Value '$VALUE' of type '$VALUE_TYPE'", "a member")
-            full = getattr(error, "full_key", None) or key
-            raise UserError(
-                f"{full if full.startswith(key) else key}: {value!r} does not fit: {first}"
-            ) from error
+            full = str(getattr(error, "full_key", None) or key)
+            full = full if full.startswith(key) else key
+            for part in full.removeprefix(key).split(".")[1:]:
+                value = value[part] if isinstance(value, dict) and part in value else value
+            raise UserError(f"{full}: {value!r} does not fit: {_in_words(error, value)}") from error
+
+
+def _in_words(error: Exception, value: Any) -> str:
+    """Why a value does not fit, where OmegaConf tells it by its own types."""
+    first = str(error).strip().splitlines()[0]
+    if "is not a ListConfig" in first or "is not a TupleConfig" in first:
+        return "it must be a list; put it in [ ]"
+    if first.startswith(("Cannot assign", "Invalid type assigned", "Cannot merge incompatible")):
+        is_section = isinstance(value, dict)
+        return "it is no section" if is_section else "it is a section; set the keys in it"
+    # of a member of a tuple it tells placeholders only
+    return first.replace("Value '$VALUE' of type '$VALUE_TYPE'", "a member")
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:

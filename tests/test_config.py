@@ -153,6 +153,21 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.train=a.tar", "data.train: 'a.tar' does not fit: it must be a list; put it in [ ]"),
+        ("optim.betas=0.9", "optim.betas: 0.9 does not fit: it must be a list; put it in [ ]"),
+        ("optim=0.1", "optim: 0.1 does not fit: it is a section; set the keys in it"),
+        ("eval.tasks.a=b", "eval.tasks.a: 'b' does not fit: it is a section; set the keys"),
+        ("eval.tasks.a.train=b", "eval.tasks.a.train: 'b' does not fit: it must be a list"),
+        ("data.train.a=b", "data.train: {'a': 'b'} does not fit: it is no section"),
+    ],
+)
+def test_lists_and_sections_are_asked_for_in_words(override: str, words: str, load: Make) -> None:
+    assert refused(load, TEXT, override).startswith(words)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

@@ -1,5 +1,6 @@
 """What is in a data set, in words and in pictures."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,10 @@ def inspect_data(
 
 
 def _is_config(name: str) -> bool:
-    return name.lower().endswith(CONFIGS) or (name in recipe_names() and not Path(name).exists())
+    """Whether a name is that of a config, or like a recipe's."""
+    if name.lower().endswith(CONFIGS) or Path(name).exists() or set(name) & set("*?[{:"):
+        return name.lower().endswith(CONFIGS)
+    return bool(difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.8))
 
 
 def _of_config(config: RunConfig, only: str) -> list[Subject]:

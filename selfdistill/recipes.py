@@ -53,6 +53,8 @@ def find_config(name: str) -> Path:
     recipe = name.removesuffix(SUFFIX)
     if recipe in known:
         return FOLDER / f"{recipe}{SUFFIX}"
+    if path.is_dir():
+        raise UserError(f"config: '{name}' is a folder; name a file, such as a run's config.yaml")
     near = difflib.get_close_matches(recipe.removeprefix("configs/"), known, n=2, cutoff=0.5)
     like = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(

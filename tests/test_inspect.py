@@ -77,6 +77,16 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(Image.open(out).convert("RGB")).astype(int)
 
 
+def test_a_name_like_that_of_a_recipe_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no recipe of that name; did you mean image/sample"):
+        inspect_data(["image/sampel"])
+    with pytest.raises(UserError, match=r"SHARDS: no file matches 'image/sample\*'"):
+        inspect_data(["image/sample*"])
+
+
 @pytest.mark.parametrize(
     ("modality", "members", "measure"),
     [

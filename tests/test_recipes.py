@@ -74,6 +74,11 @@ def test_names_like_a_wrong_one_are_told(
         find_config(given)
 
 
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config: '.*' is a folder; name a file, such as a run's"):
+        find_config(str(tmp_path))
+
+
 def test_the_command_lists_them_and_prints_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out

@@ -125,8 +125,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         words = getattr(options, "overrides", None)
         if words is None or not all("=" in word and word[0] != "-" for word in rest):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        words += rest
+            how = "" if words is None else "; keys are given as key=value, such as train.steps=100"
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}{how}")
+        options.overrides = [*words, *rest]
     return options
 
 

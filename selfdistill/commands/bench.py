@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfdistill.commands.shared import CONFIG, Commands, add_command
+from selfdistill.commands.shared import CONFIG, Commands, add_command, path
 
 if TYPE_CHECKING:
     from selfdistill.config import RunConfig
@@ -40,7 +39,7 @@ def add(commands: Commands) -> None:
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.add_argument(
         "--profile",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="write a trace of some steps, as .json or .json.gz, for ui.perfetto.dev",
     )

@@ -1,9 +1,8 @@
 """``selfdistill compare``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import Commands, add_command
+from selfdistill.commands.shared import Commands, add_command, path
 from selfdistill.config import PROBES
 
 
@@ -17,10 +16,10 @@ def add(commands: Commands) -> None:
         "print when each had the final accuracy of the first one. Runs that differ in their seed "
         "only are drawn as one: their mean, and a band from the worst to the best.",
     )
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
-    compare.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="or .png")
+    compare.add_argument("runs", nargs="+", type=path, metavar="RUN", help="the folder of a run")
+    compare.add_argument("--out", type=path, required=True, metavar="FILE.svg", help="or .png")
     compare.add_argument("--task", help="of eval.tasks (default: each modality's first)")
-    compare.add_argument("--probe", choices=PROBES, default="linear")
+    compare.add_argument("--probe", choices=PROBES, default="linear", help="(default linear)")
     compare.set_defaults(run=_run)
 
 

@@ -1,9 +1,8 @@
 """``selfdistill embed``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
+from selfdistill.commands.shared import MODALITY, MODEL, WEIGHTS, Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -24,7 +23,9 @@ def add(commands: Commands) -> None:
         help="audio or image files, text files (every line is an input; - for the standard "
         "input), folders of files, WebDataset shards",
     )
-    embed.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    embed.add_argument(
+        "--out", type=path, required=True, metavar="FILE.safetensors", help="a new file"
+    )
     embed.add_argument(
         "--layers",
         default="last",
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
     )
     embed.add_argument("--batch-size", type=int, default=16, help="inputs at a time (default 16)")
     embed.add_argument("--modality", default="", metavar="NAME", help=MODALITY)
-    embed.add_argument("--weights", choices=("student", "teacher"), default="student")
+    embed.add_argument("--weights", choices=("student", "teacher"), default="student", help=WEIGHTS)
     embed.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     embed.set_defaults(run=_run)
 

@@ -1,9 +1,8 @@
 """``selfdistill export``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command
+from selfdistill.commands.shared import MODALITY, MODEL, WEIGHTS, Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +19,7 @@ def add(commands: Commands) -> None:
     )
     export.add_argument("model", metavar="MODEL", help=MODEL)
     export.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="must not be there, or be empty"
+        "--out", type=path, required=True, metavar="DIR", help="must not be there, or be empty"
     )
     export.add_argument(
         "--modality",
@@ -28,7 +27,9 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help=f"{MODALITY} (default: of all, in DIR/NAME)",
     )
-    export.add_argument("--weights", choices=("student", "teacher"), default="student")
+    export.add_argument(
+        "--weights", choices=("student", "teacher"), default="student", help=WEIGHTS
+    )
     export.add_argument(
         "--push",
         default="",

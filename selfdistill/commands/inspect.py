@@ -1,9 +1,8 @@
 """``selfdistill inspect``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import Commands, add_command, seed
+from selfdistill.commands.shared import Commands, add_command, path, seed
 
 
 def add(commands: Commands) -> None:
@@ -25,10 +24,10 @@ def add(commands: Commands) -> None:
         help="shards, folders and globs; or a YAML file or recipe, and key=value",
     )
     inspect.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="or .png, .svg: what the samples look like"
+        "--out", type=path, metavar="FILE.html", help="or .png, .svg: what the samples look like"
     )
     inspect.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="write the picture for TensorBoard"
+        "--tensorboard", type=path, metavar="DIR", help="write the picture for TensorBoard"
     )
     inspect.add_argument("--samples", type=int, default=12, help="that are shown (default 12)")
     inspect.add_argument("--seed", type=seed, default=0, help="of what is drawn (default 0)")
@@ -38,14 +37,14 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="of the shards (default: as their members' names tell), or which one of the config",
     )
-    inspect.set_defaults(run=_run)
+    inspect.set_defaults(run=_run, overrides=[])  # those behind an option
 
 
 def _run(options: argparse.Namespace) -> None:
     from selfdistill.inspect_data import inspect_data
 
     table = inspect_data(
-        options.names,
+        [*options.names, *options.overrides],
         options.out,
         options.tensorboard,
         samples=options.samples,

@@ -2,10 +2,9 @@
 
 import argparse
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from selfdistill.commands.shared import Commands, HelpFormatter, add_command, examples, seed
+from selfdistill.commands.shared import Commands, HelpFormatter, add_command, examples, path, seed
 from selfdistill.cores import cores
 
 
@@ -55,7 +54,7 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, file or manifest")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="a new folder")
     kinds = get_type_hints(own)
     for field in fields(own):
         _add_option(parser, field, kinds[field.name])

@@ -17,7 +17,9 @@ def add(commands: Commands) -> None:
         description="Pretrain an encoder from a config. Run it again to go on where it stopped.",
     )
     names_recipes(pretrain.add_argument("config", metavar="CONFIG", help=CONFIG))
-    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-3")
+    pretrain.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as optim.lr=1e-3"
+    )
     pretrain.add_argument(
         "--resume", action="store_true", help="refuse to start afresh if there is no checkpoint"
     )

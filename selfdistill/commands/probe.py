@@ -1,9 +1,8 @@
 """``selfdistill probe``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import MODALITY, MODEL, Commands, add_command, seed
+from selfdistill.commands.shared import MODALITY, MODEL, WEIGHTS, Commands, add_command, path, seed
 from selfdistill.probes.request import CACHE_FOLDER, PROBES
 
 
@@ -32,7 +31,7 @@ def add(commands: Commands) -> None:
     probe.add_argument("--test", nargs="+", default=[], metavar="SHARDS", help="with --train")
     probe.add_argument(
         "--labels",
-        type=Path,
+        type=path,
         metavar="FILE",
         help=".csv or .tsv with key and class, or a .json object, in place of the .cls members",
     )
@@ -63,11 +62,11 @@ def add(commands: Commands) -> None:
     probe.add_argument(
         "--no-baselines", action="store_true", help="leave out raw input and untrained encoder"
     )
-    probe.add_argument("--json", type=Path, metavar="FILE", help="write all that is found")
-    probe.add_argument("--csv", type=Path, metavar="FILE", help="write a row per probe and layer")
+    probe.add_argument("--json", type=path, metavar="FILE", help="write all that is found")
+    probe.add_argument("--csv", type=path, metavar="FILE", help="write a row per probe and layer")
     probe.add_argument(
         "--cache",
-        type=Path,
+        type=path,
         default=CACHE_FOLDER,
         metavar="DIR",
         help=f"where features are kept for the next time (default {CACHE_FOLDER})",
@@ -78,7 +77,7 @@ def add(commands: Commands) -> None:
     probe.add_argument("--seed", type=seed, default=0, help="of splits and draws (default 0)")
     probe.add_argument("--batch-size", type=int, default=64, help="samples at a time (default 64)")
     probe.add_argument("--modality", default="", metavar="NAME", help=MODALITY)
-    probe.add_argument("--weights", choices=("student", "teacher"), default="student")
+    probe.add_argument("--weights", choices=("student", "teacher"), default="student", help=WEIGHTS)
     probe.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     probe.set_defaults(run=_run)
 
@@ -90,9 +89,9 @@ def _run(options: argparse.Namespace) -> None:
     from selfdistill.probes.report import render_probes
     from selfdistill.probes.request import Request, numbers_of, probes_of
 
-    for option, path in (("--json", options.json), ("--csv", options.csv)):
-        if path is not None:
-            check_output(path, option)
+    for option, out in (("--json", options.json), ("--csv", options.csv)):
+        if out is not None:
+            check_output(out, option)
     request = Request(
         options.model,
         options.data,
@@ -115,8 +114,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     result = probe(request)
     written = []
-    for path, write in ((options.json, write_json), (options.csv, write_csv)):
-        if path is not None:
-            write(path, result)
-            written.append(f"\nwritten to {path}")
+    for out, write in ((options.json, write_json), (options.csv, write_csv)):
+        if out is not None:
+            write(out, result)
+            written.append(f"\nwritten to {out}")
     print("\n".join([render_probes(result), *written]))

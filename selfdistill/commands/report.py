@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from selfdistill.commands.shared import Commands, add_command
+from selfdistill.commands.shared import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -16,10 +16,10 @@ def add(commands: Commands) -> None:
         "healthy and why, what its probes read against the baselines, curves with their healthy "
         "bands and what to try outside them, hardware, and settings. Several runs are compared.",
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="the folder of a run")
     report.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="FILE.html",
         help="default: report.html, with the run's name in front if it is one",
     )

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
+from os.path import expanduser
+from pathlib import Path
 from typing import Any, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -9,6 +11,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 CONFIG = "a YAML file, or the name of a recipe such as image/sample"
 MODEL = "a run, a checkpoint, a folder of transformers, or USER/NAME on the Hub"
 MODALITY = "whose encoder, of a run over several modalities"
+WEIGHTS = "whose they are, of a run (default student)"
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -47,7 +50,16 @@ def add_command(
         words: examples, see ``examples``.
         more: as for ``argparse.ArgumentParser``.
     """
-    return commands.add_parser(name, epilog=examples(*words), formatter_class=HelpFormatter, **more)
+    parser = commands.add_parser(
+        name, epilog=examples(*words), formatter_class=HelpFormatter, **more
+    )
+    parser.set_defaults(parser=parser)  # what is wrong with its arguments is told with its usage
+    return parser
+
+
+def path(text: str) -> Path:
+    """The value of an option; of --out=~/x no shell expands the ~."""
+    return Path(expanduser(text))
 
 
 def seed(text: str) -> int:

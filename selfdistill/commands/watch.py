@@ -1,9 +1,8 @@
 """``selfdistill watch``."""
 
 import argparse
-from pathlib import Path
 
-from selfdistill.commands.shared import Commands, add_command
+from selfdistill.commands.shared import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +16,7 @@ def add(commands: Commands) -> None:
         "in its folder are read, which may be on another host; the run is not touched. Ctrl-C "
         "ends it.",
     )
-    watch.add_argument("path", type=Path, metavar="RUN", help="the folder of a run")
+    watch.add_argument("path", type=path, metavar="RUN", help="the folder of a run")
     watch.add_argument(
         "--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default 2)"
     )

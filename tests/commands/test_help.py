@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,38 @@ def test_the_examples_of_a_command_can_be_typed(
         assert words[0] == name
         options = cli._parse(words)
         assert options.run.__module__ == f"selfdistill.commands.{name}"
+
+
+def test_keys_may_stand_behind_options() -> None:
+    words = ["pretrain", "image/sample", "--resume", "seed=1"]
+    assert cli._parse(words).overrides == ["seed=1"]
+    assert cli._parse(words[:2]).overrides == []
+    assert cli._parse(["inspect", "x", "--samples", "3", "seed=1"]).overrides == ["seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pretrain", "x", "--steps", "9"], "unrecognized arguments: --steps 9; keys are given as"),
+        (["pretrain"], "the following arguments are required: CONFIG\n"),
+        (["watch", "x", "y"], "unrecognized arguments: y\n"),
+    ],
+)
+def test_wrong_arguments_are_told_with_the_usage_of_the_command(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: selfdistill {words[0]} ")
+    assert f"selfdistill {words[0]}: error: {told}" in said
+
+
+def test_a_home_may_be_named_in_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for words in (["embed", "x", "y"], ["report", "x"], ["compare", "x"], ["inspect", "x"]):
+        assert cli._parse([*words, "--out=~/of mine"]).out == Path("/home/me/of mine")
 
 
 def test_the_list_of_commands_is_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_sizes_lengths_and_labels_are_told(tmp_path: Path, rng: np.random.Genera
     assert found["seconds"] == "median 54, from 36 to 144"
     assert found["labels"] == "2 classes of 1 to 2 (3: 2, 7: 1); 1 without one"
     size = sum(len(data) for clip in clips for data in clip.values())
-    assert found["bytes"] == f"{size / 1e6:.3g} MB"
+    assert found["bytes"] == f"{size / 1e6:.2f} MB"
     out = io.BytesIO()
     Image.new("RGB", (60, 20)).save(out, "PNG")
     pictures = [image(rng, 0), {"png": out.getvalue()}, image(rng, 0)]

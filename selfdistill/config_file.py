@@ -1,6 +1,7 @@
 """From a YAML file and key=value overrides to a checked config, and back."""
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from os.path import expanduser
@@ -56,7 +57,8 @@ def load_config(
     """
     content = read_sections(path)
     for override in overrides:
-        if "=" not in override or override.startswith("-"):
+        key, equals, _ = override.partition("=")
+        if not equals or override.startswith("-") or not all(key.split(".")):
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
     _refuse_idle(content, overrides)
     given = _plain(lambda: _override(content, overrides))
@@ -284,7 +286,9 @@ def _in_words(error: Exception, value: Any) -> str:
     first = str(error).strip().splitlines()[0]
     if "is not a ListConfig" in first or "is not a TupleConfig" in first:
         return "it must be a list; put it in [ ]"
-    if first.startswith(("Cannot assign", "Invalid type assigned", "Cannot merge incompatible")):
+    if length := re.fullmatch(r"TupleConfig length \d+ does not match .* length (\d+)", first):
+        return f"it must have {length[1]} values"
+    if first.startswith(("Cannot assign", "Cannot merge", "Invalid type assigned", "Merge error")):
         is_section = isinstance(value, dict)
         return "it is no section" if is_section else "it is a section; set the keys in it"
     # of a member of a tuple it tells placeholders only

@@ -74,7 +74,7 @@ def test_overrides_reach_lists_and_the_modality_s_sections(load: Make) -> None:
 
 @pytest.mark.parametrize("override", ["optim.lr", "--optim.lr=3", "-s=3", "=3", "model..width=3"])
 def test_what_is_no_override_is_refused(override: str, load: Make) -> None:
-    refused(load, TEXT, override)
+    assert "is no override; write key=value" in refused(load, TEXT, override)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -158,6 +158,7 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
         ("data.train=a.tar", "data.train: 'a.tar' does not fit: it must be a list; put it in [ ]"),
         ("optim.betas=0.9", "optim.betas: 0.9 does not fit: it must be a list; put it in [ ]"),
         ("optim=0.1", "optim: 0.1 does not fit: it is a section; set the keys in it"),
+        ("optim.betas=[0.9]", "optim.betas: [0.9] does not fit: it must have 2 values"),
         ("eval.tasks.a=b", "eval.tasks.a: 'b' does not fit: it is a section; set the keys"),
         ("eval.tasks.a.train=b", "eval.tasks.a.train: 'b' does not fit: it must be a list"),
         ("data.train.a=b", "data.train: {'a': 'b'} does not fit: it is no section"),

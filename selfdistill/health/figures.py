@@ -163,6 +163,12 @@ FIGURES = {
         "The run's log names each cause; `selfdistill inspect` counts them; pack the data again.",
         ",.0f",
     ),
+    "retries": Figure(
+        "Connections tried again",
+        "How many broken connections to shards elsewhere were made once more, since the start.",
+        "",
+        ",.0f",
+    ),
     "left_out_steps": Figure(
         "Steps left out",
         "How many steps were left out since the start, because loss or gradient was not finite or "

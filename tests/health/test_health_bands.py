@@ -2,6 +2,7 @@ from dataclasses import replace
 from math import inf, isnan, nan
 
 import pytest
+from small_runs import SmallRuns
 
 from selfdistill.config import GuardConfig
 from selfdistill.engine.guard import CollapseGuard
@@ -9,6 +10,7 @@ from selfdistill.errors import HealthError
 from selfdistill.health.bands import bands
 from selfdistill.health.figures import FIGURES, family_of, figure_of
 from selfdistill.health.verdict import Finding, judge, judge_probes, since, verdict
+from selfdistill.run_record import read_record
 
 GUARD = GuardConfig(after_steps=20, min_relative_std=0.5, min_relative_rank=0.25, patience=2)
 STEPS = [10, 20, 30, 40, 50]
@@ -205,6 +207,11 @@ def test_names_of_layers_and_parts() -> None:
     assert family_of("target_std") == ("target_std", "")
     assert figure_of("grad_norm_blocks") is FIGURES["grad_norm"]
     assert figure_of("odd_thing").title == "Odd thing"
+
+
+def test_all_that_a_run_logs_is_explained(runs: SmallRuns) -> None:
+    (log,) = read_record(runs.run("image")).logs().values()
+    assert [name for name in log.values if not figure_of(name).meaning] == []
 
 
 def test_values_are_written() -> None:

@@ -123,11 +123,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         argcomplete.autocomplete(parser)
     options, rest = parser.parse_known_args(argv)
     if rest:
-        words = getattr(options, "overrides", None)
+        words: list[str] | None = getattr(options, "overrides", None)
         if words is None or not all("=" in word and word[0] != "-" for word in rest):
             how = "" if words is None else "; keys are given as key=value, such as train.steps=100"
             options.parser.error(f"unrecognized arguments: {' '.join(rest)}{how}")
-        options.overrides = [*words, *rest]
+        options.overrides = [*(words or ()), *rest]
     return options
 
 

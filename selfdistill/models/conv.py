@@ -22,7 +22,7 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     pass.
 
     Args:
-        x: [B, L, C], contiguous.
+        x: [B, L, C]; copied if it is not contiguous.
         weight: [C', C, kernel], as ``nn.Conv1d`` keeps it.
         bias: [C'], or none.
         stride: of the kernel.
@@ -65,7 +65,7 @@ class _StridedConv(Function):
         of_taps = [_summed_products(under, along) for under, _ in _parts(x, taps, ctx.stride)]
         if not ctx.needs_input_grad[0]:  # the waveform
             return None, torch.cat(of_taps), None
-        of_x = torch.empty_like(x)
+        of_x = x.new_empty(x.shape)  # contiguous, whatever x is: its parts must be views
         of_x[:, along.shape[1] * ctx.stride :] = 0  # the first part writes all before it
         for number, (under, part) in enumerate(_parts(of_x, taps, ctx.stride)):
             under.baddbmm_(along, part.mT, beta=min(number, 1))

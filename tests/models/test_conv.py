@@ -144,6 +144,17 @@ def test_a_strided_convolution_is_torchs(
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (7, 3), (2, 3)])
+def test_a_strided_convolution_of_what_lies_otherwise_in_memory(kernel: int, stride: int) -> None:
+    chance = torch.Generator().manual_seed(2)
+    weight = torch.randn(5, 4, kernel, generator=chance)
+    apart = torch.randn(B, 4, 17, generator=chance).mT.requires_grad_()
+    together = apart.detach().contiguous().requires_grad_()
+    for x in (apart, together):
+        strided_conv(x, weight, None, stride).square().sum().backward()
+    torch.testing.assert_close(apart.grad, together.grad)
+
+
 def test_a_strided_convolution_multiplies_in_half_under_autocast() -> None:
     x, weight = vectors(9, 4), torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -49,8 +49,9 @@ class Backbone(nn.Module):
     def run(self, tokens: Tokens, places: Tensor | None = None) -> Iterator[BlockOutput]:
         """Each block's output, the modality's own and then the shared ones, on entered tokens
         [B, P + T, D]; the last one's at ``places`` [B, P + N] only."""
-        x, own = tokens.x, self.encoder.prenet
-        where = tokens.places
+        own, where = self.encoder.prenet, tokens.places
+        # blocks add to x; half precision would lose what is multiplied by a small layer scale
+        x = tokens.x.to(torch.promote_types(tokens.x.dtype, torch.float32))
         if where is None:
             length = x.shape[1] - self.encoder.num_prefix_tokens
             where = torch.arange(length, device=x.device)[None]

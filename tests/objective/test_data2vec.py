@@ -20,6 +20,7 @@ from modality_cases import MODALITIES, MODALITY_CASES
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.backbone import Backbone
+from selfdistill.models.block import Block
 from selfdistill.objective.data2vec import Data2Vec, StepOutput
 from selfdistill.objective.moments import variance_over_samples
 from selfdistill.types import Batch, Masks, Tokens
@@ -266,6 +267,44 @@ def test_the_loss_is_float32_under_autocast(
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0)
     assert not torch.equal(rounded, exact)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_blocks_add_in_float32_under_autocast(case: str, strategy: str, tiny_config: Make) -> None:
+    """The student's and the teacher's."""
+    model = small(case, tiny_config, strategy=strategy, encoder={"prenet_depth": 1})
+    added: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+
+    def watch(name: str, block: Block) -> None:
+        dtypes = added[name.partition(".")[0]]
+        block.register_forward_hook(lambda _, x, y: dtypes.update((x[0].dtype, y.x.dtype)))
+
+    for name, module in model.named_modules():
+        if isinstance(module, Block):
+            watch(name, module)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step_of(model, batch_of(modality_of(case), 2))
+    assert added == {"student": {torch.float32}, "teacher": {torch.float32}}
+
+
+@torch.no_grad()
+def test_blocks_of_a_small_layer_scale_are_not_lost_under_autocast(tiny_config: Make) -> None:
+    """At the published 1e-4 what a block adds is less than the last digit of half precision."""
+
+    def features(gain: float, half: bool) -> torch.Tensor:
+        model = small("image, relative", tiny_config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(gain)
+        batch = batch_of("image")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            return student_of(model).hidden_states(batch.inputs)[0][-1].float()
+
+    exact, rounded = (features(1e-4, half) - features(0.0, half) for half in (False, True))
+    assert exact.any()
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("prenet_depth", [0, 2])

@@ -48,4 +48,4 @@ def profile_steps(work: Workload) -> dict[str, Any] | None:
 def write_trace(trace: dict[str, Any], path: Path) -> None:
     """Write it for Perfetto or chrome://tracing."""
     content = json.dumps(trace).encode()
-    write_atomically(path, gzip.compress(content) if path.suffix == ".gz" else content)
+    write_atomically(path, gzip.compress(content) if path.suffix.lower() == ".gz" else content)

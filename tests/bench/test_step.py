@@ -15,6 +15,7 @@ from tiny import DECODER, JOINT
 from torch import nn
 
 from selfdistill.bench import sweep
+from selfdistill.bench.profile import write_trace
 from selfdistill.bench.sweep import why_enough
 from selfdistill.bench.workload import DoesNotFit
 from selfdistill.cli import main
@@ -106,6 +107,13 @@ def test_the_table_and_the_trace(
     assert {f"step/{part}" for part in ("teacher", "backward", "ema")} <= {
         event.get("name") for event in events
     }
+
+
+@pytest.mark.parametrize(("name", "is_packed"), [("a.json", False), ("B.JSON.GZ", True)])
+def test_a_trace_is_packed_as_its_name_says(name: str, is_packed: bool, tmp_path: Path) -> None:
+    write_trace({"traceEvents": []}, tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert json.loads(gzip.decompress(content) if is_packed else content) == {"traceEvents": []}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ class LineSet:
             # not splitlines, whose further line ends no editor counts
             lines = _utf8(path).removesuffix(b"\n").split(b"\n")
             self.keys += [f"{path}:{number}" for number in range(1, len(lines) + 1)]
-            self._lines += lines
+            # that of \r\n is no part of the line, and a byte-level tokenizer has a token for it
+            self._lines += [line.removesuffix(b"\r") for line in lines]
 
     def read(self, i: int) -> tuple[str, dict[str, bytes]]:
         return self.keys[i], {LINES: self._lines[i]}

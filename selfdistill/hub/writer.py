@@ -21,6 +21,8 @@ from selfdistill.tensor_files import save_tensors
 
 MAX_SHARD_SIZE = "5GB"
 INDEX = "model.safetensors.index.json"
+WRITING = ".writing"
+"""In a folder that is there: where the files are until they are whole."""
 
 
 def config_json(hub: HubFormat, config: RunConfig) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def check_free(out: Path) -> None:
     Raises:
         UserError: it does, or it is a file.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {WRITING}):
         raise UserError(f"--out: {out} exists and is not empty; choose another folder")
 
 
@@ -84,7 +86,8 @@ def write_folder(
     """Write a folder that appears under its name when it is whole.
 
     Args:
-        out: must not be there, or be empty.
+        out: must not be there, or be empty: then it is filled when all is written, ``config.json``
+            last.
         tensors: contiguous, by transformers' names; split as transformers does it where they
             exceed ``max_shard_size``.
         texts: contents of the other files by name.
@@ -95,7 +98,9 @@ def write_folder(
     """
     check_free(out)
     out = out.absolute()
-    writing = out.with_name(f".{out.name}.writing")
+    # one that is there may be a mount point, or have somebody's shell in it, so that it must stay
+    is_there = out.exists()
+    writing = out / WRITING if is_there else out.with_name(f".{out.name}.writing")
     try:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
@@ -103,12 +108,28 @@ def write_folder(
             write_synced(writing / name, text)
         _write_tensors(writing, tensors, max_shard_size)
         sync_folder(writing)
-        os.rename(writing, out)
-        sync_folder(out.parent)
+        if is_there:
+            _move_files(writing, out)
+        else:
+            os.rename(writing, out)
+            sync_folder(out.parent)
     except OSError as error:
         raise SelfdistillError(f"--out: cannot write {out}: {error}") from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+
+
+def _move_files(source: Path, folder: Path) -> None:
+    """All of them or none; last ``config.json``, by which a folder of transformers is known."""
+    moved = []
+    try:
+        for path in sorted(source.iterdir(), key=lambda path: path.name == CONFIG):
+            moved.append(path.rename(folder / path.name))
+    except OSError:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: str) -> None:

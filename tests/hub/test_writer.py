@@ -1,6 +1,7 @@
 """A folder is there whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,37 @@ def test_an_empty_folder_is_taken_a_full_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         check_free(tmp_path / "file")
+
+
+def test_a_folder_that_is_there_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody's shell is in it, or another disk is mounted there."""
+    out = tmp_path / "out"
+    (out / ".writing").mkdir(parents=True)  # of one that was killed
+    (out / ".writing" / "half").write_text("")
+    monkeypatch.chdir(out)
+    before = out.stat().st_ino
+    write_folder(Path(), TENSORS, TEXTS)
+    assert out.stat().st_ino == before
+    assert names(Path()) == ["README.md", "config.json", "model.safetensors"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_that_is_there_is_empty_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "model.safetensors":
+            raise OSError(5, "Input/output error")
+        os.rename(path, target)
+        return target
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(SelfdistillError, match=r"--out: cannot write .*Input/output error"):
+        write_folder(tmp_path / "out", TENSORS, TEXTS)
+    assert names(tmp_path / "out") == []
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def read_weights(path: Path, key: str) -> Mapping[str, Any]:
             raise UserError(f"{key}: {path} holds no parameters")
         return content
     try:
+        path.open("rb").close()  # whose errors have the system's words, unlike those of safetensors
         return load_file(path)
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror}") from error

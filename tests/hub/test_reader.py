@@ -107,6 +107,12 @@ def add_a_tensor(path: Path) -> None:
     save_file({**tensors_of(path), "surprise": torch.zeros(1)}, path / WEIGHTS)
 
 
+def lose_a_shard(path: Path) -> None:
+    (path / WEIGHTS).rename(path / "a.safetensors")
+    placed = {"weight_map": {"masked_spec_embed": "a.safetensors", "other": "b.safetensors"}}
+    (path / f"{WEIGHTS}.index.json").write_text(json.dumps(placed))
+
+
 def misplace_shards(path: Path) -> None:
     (path / WEIGHTS).rename(path.parent / WEIGHTS)
     placed = {"weight_map": {"masked_spec_embed": f"../{WEIGHTS}"}}
@@ -138,6 +144,7 @@ def write_nonsense(path: Path) -> None:
         (pickle_weights, r"model\.safetensors is no safetensors file.*save the weights as safe"),
         (lose_a_tensor, r"trunk\.blocks\.1\.attention\.qkv\.weight is missing"),
         (add_a_tensor, r"surprise is not known"),
+        (lose_a_shard, r"cannot read .*b\.safetensors: No such file or directory$"),
         (misplace_shards, r"index\.json names no files of its own folder"),
         (
             config(model_type="bert"),

@@ -249,7 +249,8 @@ def _add(
 
 
 def _tensors(features: _Features, pool: Pool) -> dict[str, Tensor]:
-    found = {f"layer_{number}": torch.cat(rows) for number, rows in features.layers.items()}
+    # batches are given up layer by layer, or all features would be there twice
+    found = {f"layer_{i}": torch.cat(features.layers.pop(i)) for i in list(features.layers)}
     if pool == "none":
         found["lengths"] = torch.tensor(features.lengths)
     labels = [label for label in features.labels if label is not None]

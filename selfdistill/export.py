@@ -90,7 +90,9 @@ def _origin(found: Pretrained) -> Origin:
     run, step = found.companions, found.step or 0
     (name,) = found.config.parts()
     own = read_result(run).get(name, {})
-    evaluation = {name: own} if own.get("step") == step else {}
+    # which is made of the student
+    is_own = own.get("step") == step and found.weights == "student"
+    evaluation = {name: own} if is_own else {}
     key = f"{name}/loss" if found.trained_with else "loss"
     losses = [row[key] for row in MetricsFile(run).read() if key in row and row["step"] <= step]
     loss = losses[-1] if losses and isfinite(losses[-1]) else None

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 import selfdistill
-from selfdistill.config import RunConfig
+from selfdistill.config import CompatConfig, RunConfig
 from selfdistill.config_file import dump_config
 from selfdistill.modalities.base import HubFormat, step_size
 from selfdistill.probes.table import render
@@ -42,7 +42,7 @@ class Origin:
         weights: student or teacher.
         step: finished optimiser steps.
         loss: of the last logged interval up to that step; None: not known.
-        evaluation: as in ``eval.json``, of that step; empty: none.
+        evaluation: as in ``eval.json``, of that step and these weights; empty: none.
         trained_with: the other modalities of the run.
     """
 
@@ -104,6 +104,10 @@ def _recipe(config: RunConfig) -> str:
     whole = yaml.safe_load(dump_config(config))
     keys = (*RECIPE, *(OF_VISIBLE if config.strategy == "visible" else ()))
     kept = {key: whole[key] for key in keys}
+    if config.data.batch_length:  # then train.batch_size says nothing
+        kept["data"] = {"batch_length": config.data.batch_length}
+    if config.compat != CompatConfig():
+        kept["compat"] = whole["compat"]
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip("\n")
 
 

@@ -80,6 +80,17 @@ def test_the_recipe_repeats_the_training(modality: str, runs: SmallRuns, tmp_pat
     assert same(saved(tmp_path / "run", STEPS), saved(runs.run(modality), STEPS))
 
 
+def test_the_recipe_has_what_a_step_holds_and_the_faults_of_the_originals(
+    runs: SmallRuns, tmp_path: Path
+) -> None:
+    words = ["train.steps=1", "data.batch_length=1", "compat.padding_in_positions=true"]
+    assert runs.pretrain("audio", tmp_path / "run", *words) == 0
+    export(str(tmp_path / "run"), tmp_path / "out")
+    recipe = yaml.safe_load(section(card_of(tmp_path / "out"), "Recipe"))
+    assert recipe["data"] == {"batch_length": 1.0}
+    assert recipe["compat"]["padding_in_positions"] is True
+
+
 def test_the_card_says_what_the_weights_are(runs: SmallRuns, tmp_path: Path) -> None:
     export(str(checkpoint(runs.run("audio"), 2)), tmp_path / "out", "teacher")
     card = card_of(tmp_path / "out")
@@ -131,6 +142,15 @@ def test_the_probes_of_that_step_alone(copied: Callable[[str], Path], tmp_path: 
     assert "87.5 +- 1.0 (layer 1)" in table
     assert "What frozen features tell" not in card_of(tmp_path / "earlier")
     assert "87.5" not in card_of(tmp_path / "earlier")
+
+
+def test_the_probes_of_the_student_are_not_the_teachers(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = copied("image")
+    (run / "eval.json").write_text(evaluation(STEPS))
+    export(str(run), tmp_path / "out", "teacher")
+    assert "What frozen features tell" not in card_of(tmp_path / "out")
 
 
 @pytest.mark.parametrize("modality", EXPORTABLE)

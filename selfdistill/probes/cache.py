@@ -96,16 +96,20 @@ class FeatureCache:
         return _read(entry)
 
     def _make_room(self) -> None:
-        for path in self.folder.glob(f"{WRITING}*"):  # of processes that were killed
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        entries = [path for path in self.folder.iterdir() if (path / ENTRY).is_file()]
-        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
-        total = sum(sizes.values())
-        for path in sorted(entries, key=lambda path: path.stat().st_mtime):
+        entries: list[tuple[float, int, Path]] = []  # last use, bytes
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process makes room, too, or renames its own
+                last = path.stat().st_mtime
+                if path.name.startswith(WRITING):
+                    if time.time() - last > ABANDONED_SECONDS:  # of a process that was killed
+                        shutil.rmtree(path, ignore_errors=True)
+                elif (path / ENTRY).is_file():
+                    entries.append((last, sum(f.stat().st_size for f in path.iterdir()), path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
             if total > self.most and path.name not in self._used:
                 shutil.rmtree(path, ignore_errors=True)
-                total -= sizes[path]
+                total -= size
 
 
 class _Growing:

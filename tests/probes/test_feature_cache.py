@@ -113,6 +113,15 @@ def test_what_killed_processes_left_goes_after_a_day(cache: FeatureCache) -> Non
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def test_what_another_process_takes_away_meanwhile(cache: FeatureCache) -> None:
+    """A link that leads nowhere is listed and not there, too."""
+    cache.keep({"weights": 0}, batches())
+    (entries(cache)[0] / "layer_002.npy").symlink_to("gone")
+    (cache.folder / ".writing-other").symlink_to("gone")
+    (cache.folder / "other").symlink_to("gone")
+    assert len(cache.keep(KEY, batches()).labels) == 15
+
+
 def test_those_used_longest_ago_go_first(cache: FeatureCache) -> None:
     for number in range(3):
         cache.keep({"weights": number}, batches())

@@ -30,6 +30,10 @@ FORMAT = 1
 ENTRY = "entry.json"
 WRITING = ".writing-"
 ABANDONED_SECONDS = 24 * 3600
+TOLD_BY = 256
+"""So many samples tell how large those of a whole set will be."""
+SURE = 1.25
+"""So much too large must a set seem by some of its samples, whose lengths differ, to be refused."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,17 +77,20 @@ class FeatureCache:
         self._used.add(entry.name)
         return found
 
-    def keep(self, key: Mapping[str, Any], batches: Iterable[Rows]) -> Features:
+    def keep(self, key: Mapping[str, Any], batches: Iterable[Rows], samples: int = 0) -> Features:
         """Write the features of all ``batches`` under ``key`` and give them back.
 
+        Args:
+            samples: that the batches have together, or more; 0: not known.
+
         Raises:
-            UserError: they are larger than the cache may become.
+            UserError: they are larger than the cache may become, or will be.
             OSError: they cannot be written; it names the folder, and what was written is gone.
         """
         entry = self.folder / _digest(key)
         writing = Path(tempfile.mkdtemp(prefix=WRITING, dir=self.folder))
         try:
-            _write(writing, batches, key, self.most)
+            _write(writing, batches, key, self.most, samples)
             with suppress(OSError):  # another process was quicker
                 writing.rename(entry)
         except OSError as error:
@@ -138,9 +145,11 @@ class _Growing:
         self._head()
 
 
-def _write(folder: Path, batches: Iterable[Rows], key: Mapping[str, Any], most: int) -> None:
+def _write(
+    folder: Path, batches: Iterable[Rows], key: Mapping[str, Any], most: int, samples: int
+) -> None:
     files: dict[str, _Growing] = {}
-    size = 0
+    size = done = 0
     with ExitStack() as opened:
         for rows in batches:
             for name, array in _arrays(rows).items():
@@ -149,10 +158,14 @@ def _write(folder: Path, batches: Iterable[Rows], key: Mapping[str, Any], most: 
                     files[name] = _Growing(file, array)
                 files[name].add(array)
                 size += array.nbytes
-            if size > most:
+            done += len(rows.numbers)
+            expected = size * samples / done if done >= min(samples, TOLD_BY) else 0
+            if size > most or expected > SURE * most:
+                about = f" (about {expected / 1e9:.2g})" if expected > most else ""
                 raise UserError(
-                    f"--cache-gb: the features of one set need more than {most / 1e9:g}; raise it, "
-                    "or take fewer samples"
+                    f"--cache-gb: the features of one set need more than {most / 1e9:g}{about}; "
+                    "raise it, take fewer samples, or leave out the attentive probe, which needs "
+                    "those of all tokens (--probes)"
                 )
         for growing in files.values():
             growing.finish()

@@ -73,7 +73,8 @@ class Source:
         if found is not None:
             say(f"{title}: {len(found.numbers)} samples found in {self.cache.folder}")
         else:
-            found = self.cache.keep(key, self._computed(split, title, tokens, whole))
+            rows = self._computed(split, title, tokens, whole)
+            found = self.cache.keep(key, rows, len(split.labels))
         return replace(found, labels=split.labels[found.numbers])
 
     def _computed(self, split: Split, title: str, tokens: bool, whole: bool) -> Iterator[Rows]:

@@ -143,6 +143,22 @@ def test_a_set_beyond_the_bound_is_refused(tmp_path: Path) -> None:
     assert entries(cache) == []
 
 
+def test_a_set_that_will_be_beyond_the_bound_is_refused_early(tmp_path: Path) -> None:
+    """200 GB are not computed to find out that they do not fit into 20."""
+    cache, asked = FeatureCache(tmp_path, 10**6), []
+
+    def endless(width: int) -> Iterator[Rows]:
+        for number in range(20):
+            asked.append(number)
+            yield Rows([np.zeros((64, width), np.float32)], [0] * 64, [*range(64)])
+
+    with pytest.raises(UserError, match=r"need more than 0.001 \(about 0.0013\); .*--probes"):
+        cache.keep(KEY, endless(246), 20 * 64)
+    assert asked == [0, 1, 2, 3]
+    assert entries(cache) == []
+    cache.keep(KEY, endless(180), 20 * 64)  # 0.94 MB
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--cache: cannot make"):

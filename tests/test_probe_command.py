@@ -348,6 +348,24 @@ def test_sounds_without_token_labels_are_refused(
         assert "give a list of integers, -1 where there is none" in found.err
 
 
+def test_classes_of_tokens_that_one_split_has_are_left_out(
+    runs: SmallRuns,
+    call: Callable[..., Called],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Inputs are split as wholes: what is in one of them only is in one split only."""
+    made = token_labels(20, 8)
+    made[4] = made[4] | {"labels.json": b"[0, 0, 0, 0, 0, 7, 7, 7]"}
+    path = write_shard(tmp_path / "t.tar", made)
+    found = call(runs.run("audio"), path, "--per", "token", "--probes", "linear")
+    assert found.code == 0, found.err
+    task = found.json["tasks"]["data"]
+    assert (task["classes"], len(task["probes"]["linear"]["trained"]["layers"])) == (2, DEPTH + 1)
+    told = [line for line in caplog.messages if "left out" in line]
+    assert told == ["only one split has class 7; its tokens are left out"]
+
+
 def test_token_labels_of_too_few_inputs_are_refused(
     runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]]
 ) -> None:

@@ -49,9 +49,9 @@ def add(commands: Commands) -> None:
         "--per",
         choices=("sample", "token"),
         default="sample",
-        help="token: labels are those of frames, patches or words, .labels.json members with a "
-        "list of integers (-1: none), one per token; of inputs with a length in time any, "
-        "of equally long pieces",
+        help="token: labels are those of frames, patches or tokens of text, <s> and </s> included: "
+        ".labels.json members with a list of integers (-1: none), one per token; of inputs with a "
+        "length in time any, of equally long pieces",
     )
     probe.add_argument(
         "--ctc",

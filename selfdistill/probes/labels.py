@@ -53,14 +53,14 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     ):
         if len(lacking):
             raise UserError(
-                f"{key}: has no sample of class {_listed(lacking)}, the other "
+                f"{key}: has no sample of class {listed(lacking)}, the other "
                 "split has; take both splits from the same classes"
             )
     needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
     scarce = counts < needed
     if scarce.any():
         raise UserError(
-            f"{named.train}: class {_listed(classes[scarce])} has {counts[scarce].min()} "
+            f"{named.train}: class {listed(classes[scarce])} has {counts[scarce].min()} "
             f"samples at least, {named.few_shot}={few_shot_labels} needs {needed} of each "
             f"class; add samples, or lower {named.few_shot}"
         )
@@ -156,6 +156,7 @@ def apply_labels(
     return labels, names
 
 
-def _listed(classes: np.ndarray) -> str:
+def listed(classes: Sequence[int] | np.ndarray) -> str:
+    """The first ones, and how many more there are."""
     shown = ", ".join(str(c) for c in classes[:5])
     return shown + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -1,8 +1,8 @@
-"""Labels of single tokens: frames, patches or words.
+"""Labels of single tokens: frames, patches or tokens of text.
 
 They come as a member ``labels.json``: a JSON list of integers, one per token in order (patches row
-by row), or where inputs have a length in time any number of them, for equally long pieces that
-cover the whole input. -1: that token has none.
+by row, of text ``<s>`` and ``</s>`` included), or where inputs have a length in time any number of
+them, for equally long pieces that cover the whole input. -1: that token has none.
 """
 
 import json
@@ -13,10 +13,11 @@ import numpy as np
 
 from selfdistill.errors import UserError
 from selfdistill.probes.features import UNLABELLED, Features
+from selfdistill.probes.splits import choice_samples
 
 TOKEN_LABELS = "labels.json"
-TRAIN_TOKENS, TEST_TOKENS = 20_000, 50_000
-"""Most that are taken of each split, by chance."""
+TEST_TOKENS = 50_000
+"""Most that are taken of the test split."""
 
 
 class _Chosen:
@@ -52,8 +53,8 @@ class TokenLabels:
     by_time: bool
     named: str
 
-    def labelled(self, features: Features, most: int, seed: int) -> Features:
-        """Up to ``most`` of the labelled tokens of ``features``, as features of single rows.
+    def of(self, features: Features) -> np.ndarray:
+        """Those of the tokens of ``features``, int64 [T1 + T2 + ...].
 
         Raises:
             UserError: a sample has none, or not one per token where it should; or no token has one.
@@ -64,13 +65,9 @@ class TokenLabels:
             for number, length in zip(features.numbers, features.lengths, strict=True)
         ]
         labels = np.concatenate(told)
-        rows = np.flatnonzero(labels != UNLABELLED)
-        if not len(rows):
+        if (labels == UNLABELLED).all():
             raise UserError(f"{self.named}: no token has a label; all are {UNLABELLED}")
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
-        groups = np.repeat(np.arange(len(told)), features.lengths)[rows]
-        layers = [_Chosen(x, rows) for x in features.layers]
-        return Features(layers, labels[rows], rows, None, groups)  # type: ignore[arg-type]
+        return labels
 
     def _told(self, number: int, tokens: int) -> np.ndarray:
         labels = self.labels[number]
@@ -84,6 +81,41 @@ class TokenLabels:
             )
         middle = (np.arange(tokens) + 0.5) * len(labels) / tokens
         return labels[middle.astype(np.int64)]
+
+
+def only_shared(
+    train: np.ndarray, test: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], list[int]]:
+    """Labels of the tokens of both splits without the classes that only one of them has, and these.
+
+    Inputs are split as wholes, so that a rare class may well be in a single one. Where less than
+    two classes are in both, all labels stay, for ``check_labels`` to refuse.
+    """
+    mine, yours = (np.setdiff1d(labels, UNLABELLED) for labels in (train, test))
+    shared = np.intersect1d(mine, yours)
+    if len(shared) < 2:
+        return (train, test), []
+    first, second = (np.where(np.isin(t, shared), t, UNLABELLED) for t in (train, test))
+    return (first, second), np.setxor1d(mine, yours).tolist()
+
+
+def tokens_to_fit(features: Features, labels: np.ndarray, seed: int) -> Features:
+    """Labelled tokens as features of single rows, of many some by ``choice_samples``."""
+    rows = np.flatnonzero(labels != UNLABELLED)
+    return _tokens(features, labels, rows[choice_samples(labels[rows], seed)])
+
+
+def tokens_to_test(features: Features, labels: np.ndarray, seed: int) -> Features:
+    """The same, of many ``TEST_TOKENS`` by chance alone, which a rare class may be without."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(labels != UNLABELLED))
+    return _tokens(features, labels, np.sort(rows[:TEST_TOKENS]))
+
+
+def _tokens(features: Features, labels: np.ndarray, rows: np.ndarray) -> Features:
+    assert features.lengths is not None
+    groups = np.repeat(np.arange(len(features.lengths)), features.lengths)[rows]
+    layers = [_Chosen(x, rows) for x in features.layers]
+    return Features(layers, labels[rows], rows, None, groups)  # type: ignore[arg-type]
 
 
 def read_token_labels(content: bytes | None) -> np.ndarray:

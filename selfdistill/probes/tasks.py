@@ -1,5 +1,6 @@
 """All probes of one labelled set, on every source of features, as plain values."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,20 +11,23 @@ from selfdistill.errors import UserError
 from selfdistill.probes.attentive import attentive
 from selfdistill.probes.classify import Score
 from selfdistill.probes.ctc import SpellingScore, spell, transcript
-from selfdistill.probes.features import Features
-from selfdistill.probes.labels import check_labels
+from selfdistill.probes.features import UNLABELLED, Features
+from selfdistill.probes.labels import check_labels, listed
 from selfdistill.probes.panel import Panel
 from selfdistill.probes.per_token import (
-    TEST_TOKENS,
-    TRAIN_TOKENS,
     TokenLabels,
+    only_shared,
     read_token_labels,
+    tokens_to_fit,
+    tokens_to_test,
 )
 from selfdistill.probes.request import FEW_SHOT_DRAWS, NEIGHBOURS, Request
 from selfdistill.probes.result import plain_scores, plain_spelling
 from selfdistill.probes.sets import LabelledSet, Split
 from selfdistill.probes.source import Source, say
 from selfdistill.probes.splits import group_split
+
+logger = logging.getLogger(__name__)
 
 
 def check_set(request: Request, labelled: LabelledSet, train: np.ndarray, test: np.ndarray) -> None:
@@ -69,7 +73,7 @@ def probe_samples(
 def probe_tokens(
     request: Request, labelled: LabelledSet, sources: Sequence[Source], by_time: bool
 ) -> dict[str, Any]:
-    """Classes of single tokens, by the encoders; see ``TokenLabels``."""
+    """Classes of single tokens, by the encoders; see ``TokenLabels`` and ``only_shared``."""
     request = replace(request, probes=[p for p in request.probes if p in ("linear", "knn")])
     found: dict[str, dict[str, Score]] = {}
     sizes, groups = {}, None
@@ -79,13 +83,13 @@ def probe_tokens(
         for split, name in splits
     ]
     for source in _encoders(sources):
-        train, test = (
-            labels.labelled(features, most, request.seed)
-            for labels, features, most in zip(
-                given, _whole(source, labelled), (TRAIN_TOKENS, TEST_TOKENS), strict=True
-            )
-        )
-        check_set(request, labelled, train.labels, test.labels)
+        parts = _whole(source, labelled)
+        told, single = only_shared(*(t.of(part) for t, part in zip(given, parts, strict=True)))
+        if single and not found:
+            logger.warning("only one split has class %s; its tokens are left out", listed(single))
+        check_set(request, labelled, *(labels[labels != UNLABELLED] for labels in told))
+        train = tokens_to_fit(parts[0], told[0], request.seed)
+        test = tokens_to_test(parts[1], told[1], request.seed)
         _check_inputs(train, labelled.named.train, request.seed)
         sizes, groups = _sizes(train, test), test.groups
         for name, score in _panel(request, len(train.labels))(train, test).items():

@@ -17,6 +17,8 @@ from selfdistill.renaming import to_ours
 from selfdistill.tensor_files import read_weights
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WHOLE_PROCESSOR = "processor_config.json"
+"""Where transformers 5 keeps it if it was saved with a tokenizer, as after fine-tuning for CTC."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The second is what older repositories hold; nothing that is pickled in it is run."""
 
@@ -68,8 +70,7 @@ class HubFolder:
         )
 
     def _sections(self) -> dict[str, dict[str, Any]]:
-        has_processor = (self.path / PROCESSOR).is_file()
-        processor = self._json(PROCESSOR) if has_processor else {}
+        processor = self._processor()
         try:
             return self.format.sections(self.fields, processor, self.path)
         except KeyError as error:
@@ -78,6 +79,13 @@ class HubFolder:
             raise UserError(f"{self.key}: {self.path / CONFIG} is damaged: {error}") from error
         except UserError as error:
             raise UserError(f"{self.key}: {self.path}: {error}") from error
+
+    def _processor(self) -> dict[str, Any]:
+        whole = self._json(WHOLE_PROCESSOR) if (self.path / WHOLE_PROCESSOR).is_file() else {}
+        for part in ("feature_extractor", "image_processor"):
+            if isinstance(found := whole.get(part), dict):
+                return found
+        return self._json(PROCESSOR) if (self.path / PROCESSOR).is_file() else {}
 
     def config(self) -> RunConfig:
         """A run config whose encoder, blocks and input are those of the folder.

@@ -16,10 +16,17 @@ import torch
 import transformers
 from agreement import arguments, shipped
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2Processor,
+)
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
+from selfdistill.hub.reader import HubFolder
+from selfdistill.hub.writer import config_json
 from selfdistill.modalities.base import load_modality
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -101,6 +108,22 @@ def test_the_extractor_knows_the_rate(tiny_config: Make, tmp_path: Path) -> None
     assert np.abs(inputs[0] - pipeline.plain(pipeline.decode({"wav": data}))).max() < CLOSE
     with pytest.raises(ValueError, match="sampling rate of 8000"):
         extractor(raw, sampling_rate=RATE)
+
+
+def test_an_extractor_that_was_saved_with_a_tokenizer(tiny_config: Make, tmp_path: Path) -> None:
+    """As after fine-tuning for CTC; transformers 5 then has one file for both."""
+    config = tiny_config("audio", input={"normalize": False, "sampling_rate": 8_000})
+    modality = load_modality("audio")
+    assert modality.hub is not None
+    _, folder = written(config, tmp_path)
+    (folder / "vocab.json").write_text('{"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}')
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    saved = folder / "saved"
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(saved)
+    (saved / "config.json").write_text(json.dumps(config_json(modality.hub, config)))
+    found = HubFolder(saved, "MODEL").config().input
+    assert (found.normalize, found.sampling_rate) == (False, 8_000)
 
 
 def pictures(size: tuple[int, int]) -> dict[str, bytes]:

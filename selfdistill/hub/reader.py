@@ -178,7 +178,8 @@ class HubFolder:
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         content = read_weights(path, self.key)
-        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        # what is added up (``HubFormat.fold``) must not be rounded to half precision
+        return {name: value.float() for name, value in content.items() if isinstance(value, Tensor)}
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name

@@ -13,6 +13,7 @@ from torch import Tensor
 from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder
 from selfdistill.modalities.backbone import build_backbone
+from selfdistill.modalities.text.hub import POSITIONS, TOKEN_TYPES
 from selfdistill.pretrained import load_pretrained
 
 Exported = Callable[[str], Path]
@@ -73,6 +74,17 @@ def test_the_fine_tuned_and_the_old_are_read(
     placed = {name: file for file, members in parts.items() for name in members}
     (path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": placed}))
     assert same_weights(path, exported(modality))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once(dtype: torch.dtype, folder: Callable[[str], Path]) -> None:
+    """What the type of all tokens adds to their positions is added in float32."""
+    path = folder("text")
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors_of(path).items()}
+    positions, types = tensors[POSITIONS], torch.randn(1, tensors[POSITIONS].shape[1], dtype=dtype)
+    save_file({**tensors, TOKEN_TYPES: types}, path / WEIGHTS)
+    found = load_pretrained(str(path)).backbone.state_dict()["encoder.positions.weight"]
+    assert torch.equal(found[2:], positions[2:].float() + types.float())
 
 
 def test_a_head_is_named(folder: Callable[[str], Path]) -> None:

@@ -257,7 +257,13 @@ def _shape(config: RunConfig, more: Sequence[str]) -> dict[str, Any]:
     keys = [*SHAPE, *more, *(f"input.{key}" for key in architecture)]
     keys += [f"encoder.{key}" for key in asdict(config.encoder) if key not in NOT_SHAPE]
     shape = {key: _plain(reduce(getattr, key.split("."), config)) for key in keys}
-    return {**shape, "model.layer_scale": "more than 0" if config.model.layer_scale else 0}
+    model = config.model
+    return {
+        **shape,
+        # as far as it counts: the layers' width is rounded, and a folder tells that alone
+        "model.mlp_ratio": round(model.width * model.mlp_ratio) / model.width,
+        "model.layer_scale": "more than 0" if model.layer_scale else 0,
+    }
 
 
 def _plain(value: Any) -> Any:

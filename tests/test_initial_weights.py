@@ -204,6 +204,23 @@ def test_the_kernel_counts_not_the_width_that_it_is_rounded_from(
         load(source, fresh(other), other)
 
 
+def test_the_ratio_counts_as_far_as_the_width_that_it_is_rounded_to(
+    runs: SmallRuns, tmp_path: Path
+) -> None:
+    """A folder tells the width, 21 of 16 times 1.3."""
+    words = ["model.mlp_ratio=1.3", "train.steps=1"]
+    assert runs.pretrain("image", tmp_path / "run", *words) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    config = runs.config("image", *words)
+    model = fresh(config)
+    load(tmp_path / "out", model, config)
+    name = "student.trunk.blocks.0.mlp.fc1.weight"
+    assert torch.equal(model.state_dict()[name], saved(tmp_path / "run", 1)[name])
+    other = runs.config("image", "model.mlp_ratio=1.25")
+    with pytest.raises(UserError, match=r"model.mlp_ratio is 1.25 here and 1.3125 there"):
+        load(tmp_path / "out", fresh(other), other)
+
+
 @pytest.mark.parametrize(
     ("modality", "words"),
     [

@@ -214,6 +214,13 @@ def test_images_that_our_encoder_cannot_be(
         load_pretrained(str(path))
 
 
+def test_a_size_may_be_told_twice(folder: Callable[[str], Path], exported: Exported) -> None:
+    path = folder("image")
+    size = json.loads((path / "config.json").read_text())["image_size"]
+    edit(path / "config.json", image_size=[size, size])
+    assert same_weights(path, exported("image"))
+
+
 def test_a_folder_has_no_teacher(folder: Callable[[str], Path]) -> None:
     with pytest.raises(UserError, match="is a folder of transformers and has no teacher"):
         load_pretrained(str(folder()), "teacher")

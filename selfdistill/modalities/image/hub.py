@@ -107,10 +107,7 @@ def sections(
     theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"num_channels": 3})
-    size, patch = theirs["image_size"], theirs["patch_size"]
-    for key, value in (("image_size", size), ("patch_size", patch)):
-        if not isinstance(value, int):
-            raise UserError(f"config.json: {key} is {value!r}; only square images can be read")
+    size, patch = (_side(theirs, key) for key in ("image_size", "patch_size"))
     return {
         "encoder": {"patch_size": patch, "positions": _positions(theirs)},
         "mask": {"num_patches": max(1, (size // patch) ** 2 // 2)},
@@ -126,6 +123,14 @@ def sections(
         },
         "input": {"size": [size, size], **_normalisation(processor, size)},
     }
+
+
+def _side(theirs: Mapping[str, Any], key: str) -> int:
+    """Height and width, which the class takes as two numbers, too."""
+    sides = theirs[key] if isinstance(theirs[key], list) else [theirs[key]]
+    if len(set(sides)) != 1 or not isinstance(sides[0], int):
+        raise UserError(f"config.json: {key} is {theirs[key]!r}; only square images can be read")
+    return sides[0]
 
 
 def _normalisation(processor: Mapping[str, Any], size: int) -> dict[str, list[float]]:

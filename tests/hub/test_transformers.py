@@ -98,6 +98,7 @@ def test_what_transformers_saves_is_read(
     assert differing <= NOT_THEIRS[modality]
 
 
+ORIENTATION = 0x0112
 SENTENCE = "In the beginning was the word."
 OFFLINE = """
 import os, socket, sys, torch
@@ -126,7 +127,9 @@ def sample_of(modality: str, found: Pretrained, folder: Path) -> dict[str, bytes
     if modality == "audio":
         soundfile.write(path, raw, found.config.input.sampling_rate, subtype="FLOAT")
     else:
-        raw.resize(found.config.input.size, Image.Resampling.BICUBIC).save(path)
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6  # as a phone that was held upright writes it
+        raw.resize(found.config.input.size, Image.Resampling.BICUBIC).save(path, exif=exif)
     return {path.suffix[1:]: path.read_bytes()}
 
 

@@ -229,10 +229,11 @@ def processor_files(config: RunConfig, companions: Path) -> dict[str, str]:
 
 
 USAGE = """\
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 processor, model = AutoImageProcessor.from_pretrained(path), AutoModel.from_pretrained(path)
-inputs = processor(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright
+inputs = processor(picture, return_tensors="pt")
 outputs = model(**inputs, output_hidden_states=True)
 features = outputs.hidden_states  # depth + 1 of [1, 1 + T, {width}]"""
 

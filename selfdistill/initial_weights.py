@@ -140,7 +140,12 @@ class InitialWeights:
         more: tuple[str, ...] = ()
         if not self.is_hub and mine.strategy == yours.strategy:
             more = OF_A_PREDICTOR[mine.strategy]
-        self._refuse_other(_shape(mine, more), _shape(yours, more))
+        here, there = _shape(mine, more), _shape(yours, more)
+        if self.is_hub:
+            for key, values in self._hub_folder.format.read_as.items():
+                if values.get(here[key]) == there[key]:
+                    there[key] = here[key]  # loading compares the tensors
+        self._refuse_other(here, there)
 
     def bring_companions(self) -> None:
         """Copy what belongs to the weights into the run's folder.

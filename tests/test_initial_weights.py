@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from modality_cases import EXPORTABLE, MODALITIES
+from safetensors.torch import load_file, save_file
 from small_runs import JOINT, STEPS, SmallRuns, below, checkpoint, fresh, same, saved
 from tiny import DECODER, write_shard
 
@@ -375,6 +376,26 @@ def test_a_folder_for_the_other_strategy(
     trained, loaded = saved(tmp_path / "run", 1), model.state_dict()
     for name in (f"student.encoders.{modality}.local", "student.trunk.blocks"):
         assert same(below(name, loaded), below(name, trained))
+
+
+def test_fixed_positions_are_found_in_a_folder(runs: SmallRuns, tmp_path: Path) -> None:
+    """The class has none but learned ones, which somebody may have trained."""
+    words = ["encoder.positions=sincos", "train.steps=1"]
+    assert runs.pretrain("image", tmp_path / "run", *words) == 0
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "run"), "--out", str(out)]) == 0
+    config = runs.config("image", *words)
+    model = fresh(config)
+    load(out, model, config)
+    name = "student.encoders.image.local.proj.weight"
+    assert torch.equal(model.state_dict()[name], saved(tmp_path / "run", 1)[name])
+    tensors = load_file(out / "model.safetensors")
+    tensors["embeddings.position_embeddings"] += 0.1
+    save_file(tensors, out / "model.safetensors")
+    with pytest.raises(UserError, match=r"^init_from: .*positions is not the fixed one of the"):
+        load(out, fresh(config), config)
+    learned = runs.config("image", "encoder.positions=learned")
+    load(out, fresh(learned), learned)
 
 
 # --- the tokenizer goes with the weights

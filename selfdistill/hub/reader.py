@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from selfdistill.config import RunConfig
@@ -120,12 +121,18 @@ class HubFolder:
         ours = dict(backbone.named_parameters())
         optional = self.format.optional
         lacking = sorted(ours.keys() - found.keys())
-        surplus = sorted(found.keys() - ours.keys())
+        fixed = {name: t for name, t in backbone.named_buffers() if name in found}
+        kept = {name for name, tensor in fixed.items() if _same(found[name], tensor)}
+        surplus = sorted(found.keys() - ours.keys() - kept)
         missing = [name for name in lacking if not _any(name, (*self.format.dropped, *optional))]
         problems = [
             *(f"{name} is missing" for name in missing),
             *(f"{name} is not known" for name in unknown),
-            *(f"{name} is not in the model" for name in surplus if not _any(name, optional)),
+            *(
+                f"{name} is not {'the fixed one of' if name in fixed else 'in'} the model"
+                for name in surplus
+                if not _any(name, optional)
+            ),
             *(
                 f"{name} has the shape {tuple(found[name].shape)}, not {tuple(ours[name].shape)}"
                 for name in sorted(ours.keys() & found.keys())
@@ -192,6 +199,11 @@ class HubFolder:
         if not isinstance(content, dict):
             raise UserError(f"{self.key}: {path} is no JSON object")
         return content
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """But for what numbers up to 1 lose in half precision."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=2**-8)
 
 
 def _any(name: str, patterns: Any) -> bool:

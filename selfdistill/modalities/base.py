@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +147,7 @@ class HubFormat:
         processor: run config and folder of its companions to what turns raw input into tensors,
             contents by file name.
         task: the Hub's name for what a model of this kind is for.
+        read_as: keys of the config to values that folders cannot tell from others, and these.
         usage: run config to the lines of Python that read the features of a raw input; ``path``
             is the folder.
         caution: run config to what users of the weights must know, or nothing.
@@ -165,6 +166,7 @@ class HubFormat:
     processor: Callable[[RunConfig, Path], dict[str, str]]
     task: str
     usage: Callable[[RunConfig], str]
+    read_as: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     caution: Callable[[RunConfig], str] = lambda config: ""
     fold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
     unfold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors

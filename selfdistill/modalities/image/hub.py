@@ -256,4 +256,5 @@ HUB = HubFormat(
     processor=processor_files,
     task="image-feature-extraction",
     usage=lambda config: USAGE.format(width=config.model.width),
+    read_as={"encoder.positions": {"sincos": "learned"}},
 )

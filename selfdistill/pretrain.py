@@ -89,6 +89,9 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     if config.train.precision != "fp32":
         # of the few products that autocast leaves in float32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
+    # else a process that finds a mistake may be gone before another one has connected to it, which
+    # then tells of that
+    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     try:
         accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])
     except ValueError as error:

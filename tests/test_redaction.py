@@ -70,17 +70,17 @@ def with_data(config: RunConfig, *names: str) -> RunConfig:
 def test_configs_differ_in_more_than_secrets(runs: SmallRuns) -> None:
     config = runs.config("image")
 
-    def refused(old: str, new: str) -> list[str]:
-        found, changed = compare_configs(
+    def changed(old: str, new: str) -> list[str]:
+        refused, found = compare_configs(
             *(plain_config(with_data(config, name)) for name in (old, new))
         )
-        assert changed == []
+        assert refused == []
         return found
 
-    assert refused("https://me:sesame@host/a.tar", "https://you:other@host/a.tar") == []
-    assert refused("https://host/a.tar?sig=sesame", "https://host/a.tar?sig=new") == []
+    assert changed("https://me:sesame@host/a.tar", "https://you:other@host/a.tar") == []
+    assert changed("https://host/a.tar?sig=sesame", "https://host/a.tar?sig=new") == []
     for old, new in (("https://u:sesame@host/", "a.tar"), ("pipe:curl ", "-u sesame")):
-        (line,) = refused(f"{old}{new}", f"{old}b{new}")
+        (line,) = changed(f"{old}{new}", f"{old}b{new}")
         assert line.startswith("data.train: [")
         assert "ame" not in line
 

@@ -143,7 +143,7 @@ def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
     (root / "ant/caf\udce9.jpg").write_bytes(b"no picture")
     packed("image", root, tmp_path / "out", labels="folder")
     files = content(tmp_path / "out")
-    assert json.loads(files["classes.json"]) == ["ant", "caf\\udce9"]
+    assert json.loads(files["classes.json"]) == ["ant", "caf\\xe9"]
     found = samples(tmp_path / "out").values()
     assert sorted(int(members["cls"]) for members in found) == [0, 0, 1, 1]
     assert json.loads(files["summary.json"])["samples"] == 4

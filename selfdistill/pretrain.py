@@ -2,18 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    broadcast_object_list,
     gather_object,
 )
 
@@ -21,11 +19,9 @@ from selfdistill.config import RunConfig
 from selfdistill.config_file import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.run_dir import RunDir
-from selfdistill.engine.signals import StopSignal
-from selfdistill.engine.together import Together
+from selfdistill.engine.together import on_all
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
@@ -34,11 +30,14 @@ from selfdistill.initial_weights import InitialWeights, bring_companions
 from selfdistill.modalities.base import load_modality, step_size
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrained import checkpoint_config, run_folder
-from selfdistill.resume import check_config, check_data, checkpoint_to_resume
+from selfdistill.resume import (
+    agreed_checkpoint,
+    check_config,
+    check_data,
+    is_of_another_run,
+    read_on_all,
+)
 from selfdistill.run_data import batch_sizes, open_source
-from selfdistill.run_layout import CONFIG
-
-T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other; NCCL by itself would give up after ten minutes."""
@@ -110,14 +109,14 @@ def _run(
 ) -> None:
     train = config.train
     sizes = batch_sizes(config, accelerator.num_processes)
-    resumed = _resumed(config, accelerator, must_resume)
+    resumed = agreed_checkpoint(config, accelerator, must_resume)
     start = None
     with accelerator.main_process_first():
         if config.init_from and resumed is None:
             start = InitialWeights(config)
             start.check()
             start.bring_companions()
-        if resumed is not None and _is_of_another_run(resumed, config):
+        if resumed is not None and is_of_another_run(resumed, config):
             bring_companions(config, run_folder(resumed), "resume")
         config = _prepared(config)
     sources = _opened(config, sizes, accelerator)
@@ -131,7 +130,7 @@ def _run(
         checkpointer = Checkpointer(run_dir.checkpoints, kept.keep, kept.keep_every)
         writer = MetricsWriter(run_dir, config.log.tensorboard)
     if resumed is not None:
-        checkpoint = _read(resumed, accelerator)
+        checkpoint = read_on_all(resumed, accelerator)
         check_config(checkpoint_config(checkpoint), config)
         check_data(checkpoint.state["data"], sources)
     progress = Progress(
@@ -163,55 +162,6 @@ def _run(
     evaluation.show()
 
 
-def _on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """What ``work`` returns on this process, when all have done theirs; what it raises on one is
-    raised on all."""
-    found = Together(accelerator, StopSignal()).run(work)
-    assert found is not None, "it listens to no signal"
-    return found[0]
-
-
-def _resumed(config: RunConfig, accelerator: Accelerator, must_resume: bool) -> Path | None:
-    """The checkpoint that all processes go on from; see ``checkpoint_to_resume``.
-
-    The main one looks for it: it alone knows that no other run writes to the folder any more, and
-    what another machine sees of a folder may be older.
-
-    Raises:
-        UserError: on all processes.
-    """
-    is_main = accelerator.is_main_process
-    found = _on_all(
-        accelerator, lambda: checkpoint_to_resume(config, must_resume) if is_main else None
-    )
-    path: Path | None
-    (path,) = broadcast_object_list([found])
-    return path
-
-
-def _read(path: Path, accelerator: Accelerator) -> Checkpoint:
-    """What all processes read of the checkpoint that they go on from.
-
-    Raises:
-        UserError: on all processes, where one of them cannot.
-    """
-
-    def read() -> Checkpoint:
-        if not path.exists():
-            raise UserError(
-                f"run_dir: the main process goes on from {path}, which process "
-                f"{accelerator.process_index} does not find; give all nodes the same folder"
-            )
-        return read_checkpoint(path)
-
-    return _on_all(accelerator, read)
-
-
-def _is_of_another_run(checkpoint: Path, config: RunConfig) -> bool:
-    home = run_folder(checkpoint)
-    return (home / CONFIG).exists() and home.resolve() != Path(config.run_dir).resolve()
-
-
 def _prepared(config: RunConfig) -> RunConfig:
     """The config after each modality has made what it needs."""
     if not config.modalities:
@@ -236,7 +186,7 @@ def _opened(
     def opened() -> dict[str, Source]:
         return {name: open_source(name, config.parts(), size) for name, size in sizes.items()}
 
-    sources = _on_all(accelerator, opened)
+    sources = on_all(accelerator, opened)
     every = gather_object([{name: source.fingerprint() for name, source in sources.items()}])
     for rank, theirs in enumerate(every):
         for name, own in every[0].items():

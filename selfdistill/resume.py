@@ -5,13 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
 from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
-from selfdistill.engine.checkpoint_files import read_state
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint, read_state
+from selfdistill.engine.together import on_all
 from selfdistill.errors import UserError, errors_of
-from selfdistill.run_layout import CHECKPOINTS
+from selfdistill.pretrained import run_folder
+from selfdistill.run_layout import CHECKPOINTS, CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,49 @@ def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
     if newest is None and must_resume:
         raise UserError(f"--resume: {run} holds no complete checkpoint; leave it out to start")
     return newest
+
+
+def agreed_checkpoint(
+    config: RunConfig, accelerator: Accelerator, must_resume: bool
+) -> Path | None:
+    """The checkpoint that all processes go on from; see ``checkpoint_to_resume``.
+
+    The main one looks for it: it alone knows that no other run writes to the folder any more, and
+    what another machine sees of a folder may be older.
+
+    Raises:
+        UserError: on all processes.
+    """
+    is_main = accelerator.is_main_process
+    found = on_all(
+        accelerator, lambda: checkpoint_to_resume(config, must_resume) if is_main else None
+    )
+    path: Path | None
+    (path,) = broadcast_object_list([found])
+    return path
+
+
+def read_on_all(path: Path, accelerator: Accelerator) -> Checkpoint:
+    """What all processes read of the checkpoint that they go on from.
+
+    Raises:
+        UserError: on all processes, where one of them cannot.
+    """
+
+    def read() -> Checkpoint:
+        if not path.exists():
+            raise UserError(
+                f"run_dir: the main process goes on from {path}, which process "
+                f"{accelerator.process_index} does not find; give all nodes the same folder"
+            )
+        return read_checkpoint(path)
+
+    return on_all(accelerator, read)
+
+
+def is_of_another_run(checkpoint: Path, config: RunConfig) -> bool:
+    home = run_folder(checkpoint)
+    return (home / CONFIG).exists() and home.resolve() != Path(config.run_dir).resolve()
 
 
 def _check_origin(newest: Path, named: Path) -> None:

@@ -106,3 +106,11 @@ class Together:
         errors = [theirs for theirs, _ in told if theirs is not None]
         if errors or any(was for _, was in told):
             raise _Told(error or next(iter(errors), None))
+
+
+def on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What ``work`` returns on this process, when all have done theirs; what it raises on one is
+    raised on all."""
+    found = Together(accelerator, StopSignal()).run(work)
+    assert found is not None, "it listens to no signal"
+    return found[0]

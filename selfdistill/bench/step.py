@@ -26,13 +26,13 @@ LENGTHS = 256
 
 
 def bench_step(
-    config: RunConfig, steps: int = 0, trace: Path | None = None
+    config: RunConfig, steps: int | None = None, trace: Path | None = None
 ) -> dict[str, Any] | None:
     """Measure whole steps of training, as ``pretrain`` takes them.
 
     Args:
         config: checked, as ``load_config`` gives it. Nothing is written to its folder.
-        steps: to measure; 0: as many as take some ten seconds.
+        steps: to measure; None: as many as take some ten seconds.
         trace: the file for a profiler's trace; None: none is kept.
 
     Returns:
@@ -95,12 +95,12 @@ def bench_step(
     return result
 
 
-def check_steps(steps: int) -> None:
+def check_steps(steps: int | None) -> None:
     """
     Raises:
         UserError: that cannot be measured.
     """
-    if steps < 0:
+    if steps is not None and steps < 1:
         raise UserError(f"--steps: {steps} must be 1 or more; leave it out for some ten seconds")
 
 

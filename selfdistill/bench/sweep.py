@@ -33,12 +33,12 @@ LONGEST_STEP = 60.0
 """Seconds, above which no larger batch is tried."""
 
 
-def sweep_batch(config: RunConfig, steps: int = 0) -> dict[str, Any]:
+def sweep_batch(config: RunConfig, steps: int | None = None) -> dict[str, Any]:
     """Measure steps of growing ``train.batch_size``, each in a process of its own.
 
     Args:
         config: checked; the series doubles, from an eighth of its batch size on if that can be.
-        steps: to measure of each; 0: as many as take some ten seconds.
+        steps: to measure of each; None: as many as take some ten seconds.
 
     Returns:
         Plain JSON values. ``machine``, see ``bench_step``. ``sizes``: what ``step.throughput`` says
@@ -127,7 +127,7 @@ def why_enough(found: Sequence[dict[str, Any]], free: int | None) -> str:
     return ""
 
 
-def _in_a_process(config: RunConfig, steps: int) -> dict[str, Any]:
+def _in_a_process(config: RunConfig, steps: int | None) -> dict[str, Any]:
     """A new one, because memory that was short once, or taken, is not always given back."""
     context = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
     ours, theirs = context.Pipe(duplex=False)
@@ -156,7 +156,7 @@ def _in_a_process(config: RunConfig, steps: int) -> dict[str, Any]:
     return result
 
 
-def _measure(config: RunConfig, steps: int, results: Connection) -> None:
+def _measure(config: RunConfig, steps: int | None, results: Connection) -> None:
     log_to_console()
     try:
         with workload(config) as work:

@@ -52,7 +52,6 @@ def add(commands: Commands) -> None:
     bench.add_argument(
         "--steps",
         type=int,
-        default=0,
         metavar="N",
         help="that are measured (default: as many as take some ten seconds)",
     )
@@ -69,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
     path, *overrides = options.overrides[only_data:] or [None]
     if path is None:
         raise UserError("bench data: which config? selfdistill bench data CONFIG")
-    if only_data and (options.profile or options.sweep or options.steps):
+    if only_data and (options.profile or options.sweep or options.steps is not None):
         raise UserError(
             "bench data: --profile, --sweep and --steps are of whole steps; leave data out"
         )

@@ -120,7 +120,7 @@ def test_a_trace_is_packed_as_its_name_says(name: str, is_packed: bool, tmp_path
     ("words", "said"),
     [
         (["--profile=trace.txt"], "--profile: 'trace.txt' must end in .json or .json.gz"),
-        (["--steps=-1"], "--steps: -1 must be 1 or more"),
+        (["--steps=0"], "--steps: 0 must be 1 or more"),
         (["--sweep=batch", "train.accumulate=2"], "train.accumulate: 2, but --sweep batch"),
         (["--sweep=batch", "--profile=a.json"], "--sweep: keeps no trace"),
         (["data.train=[nowhere.tar]"], "data.train"),

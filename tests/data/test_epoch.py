@@ -15,9 +15,9 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.data.steps import ByLength
 from selfdistill.types import Batch
 
-SAMPLES = 100_000
+SAMPLES = 24_000
 SHARDS = 64
-STEP = 800
+STEP = 192
 """Samples; an epoch is 125 steps."""
 
 

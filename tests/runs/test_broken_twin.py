@@ -12,7 +12,8 @@ from selfdistill.pretrain import pretrain
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = ["train.steps=800", "guard.after_steps=600", "log.every=50", "eval.tasks={}"]
+QUICK = ["train.steps=400", "optim.warmup_steps=200", "eval.tasks={}"]
+QUICK += ["guard.after_steps=250", "log.every=50"]
 BROKEN = ["teacher.ema_decay=0", "teacher.ema_end_decay=0"]
 
 

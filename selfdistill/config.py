@@ -327,4 +327,9 @@ class RunConfig:
     def parts(self) -> dict[str, "RunConfig"]:
         """The config of each modality as if it ran alone, by the modality's short name."""
         parts = self.modalities or {self.modality: self}
-        return {name.rpartition(".")[2]: part for name, part in parts.items()}
+        return {short_name(modality): part for modality, part in parts.items()}
+
+
+def short_name(modality: str) -> str:
+    """What a modality is called where a run may have several: the last part of a dotted path."""
+    return modality.rpartition(".")[2]

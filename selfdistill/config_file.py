@@ -18,6 +18,7 @@ from selfdistill.config import (
     ObjectiveConfig,
     RunConfig,
     TeacherConfig,
+    short_name,
 )
 from selfdistill.config_limits import check, check_together
 from selfdistill.config_yaml import read_sections
@@ -156,8 +157,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
         if not isinstance(shared.get(section) or {}, dict):
             raise UserError(f"{section}: {shared[section]!r} is no section; give it keys")
     parts = {name: _part(name, own, shared, sections) for name, own in several.items()}
-    short = [name.rpartition(".")[2] for name in parts]
-    if len(set(short)) < len(short):
+    if len(set(map(short_name, parts))) < len(parts):
         raise UserError(f"modalities: {', '.join(parts)} must differ in the last part of the name")
     first = next(iter(parts.values()))
     if len(parts) == 1:

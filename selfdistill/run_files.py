@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from selfdistill.config import short_name
 from selfdistill.errors import UserError
 from selfdistill.run_layout import (
     CHECKPOINT,
@@ -139,7 +140,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is damaged.
     """
-    return {short(name): found for name, found in _json(path / EVALUATION).items()}
+    return {short_name(name): found for name, found in _json(path / EVALUATION).items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -185,11 +186,6 @@ def checkpoints(path: Path) -> list[SavedStep]:
         if named is not None:
             found.append(SavedStep(folder.name, int(named[1]), changed))
     return sorted(found, key=lambda saved: saved.step)
-
-
-def short(modality: str) -> str:
-    """The last part of a dotted path."""
-    return modality.rpartition(".")[2]
 
 
 def section(config: Any, key: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from selfdistill.config import short_name
 from selfdistill.errors import UserError
 from selfdistill.folders import as_text
 from selfdistill.run_files import (
@@ -16,7 +17,6 @@ from selfdistill.run_files import (
     read_environment,
     read_result,
     section,
-    short,
 )
 from selfdistill.run_layout import CONFIG
 
@@ -68,8 +68,8 @@ class Record:
         """The config of each modality, by its short name."""
         several = section(self.config, "modalities")
         if not several:
-            return {short(str(self.config.get("modality", "unset"))): self.config}
-        return {short(name): {**self.config, **section(several, name)} for name in several}
+            return {short_name(str(self.config.get("modality", "unset"))): self.config}
+        return {short_name(name): {**self.config, **section(several, name)} for name in several}
 
     @property
     def steps(self) -> int:
@@ -120,8 +120,8 @@ class Record:
             for key, value in row.items():
                 found = _SCORE.fullmatch(key)
                 if found is not None and isfinite(value):
-                    modality = short(str(found["modality"] or self.config.get("modality", "unset")))
-                    yield modality, found["task"], found["probe"], row, value
+                    given = found["modality"] or self.config.get("modality", "unset")
+                    yield short_name(str(given)), found["task"], found["probe"], row, value
 
     def tasks(self, modality: str) -> dict[str, Mapping[str, Any]]:
         """The tables of the last evaluation by task; the first one is the headline."""

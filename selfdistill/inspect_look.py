@@ -13,7 +13,7 @@ from selfdistill.errors import SelfdistillError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import Modality
 from selfdistill.modalities.picture import SamplePicture, Shown
-from selfdistill.pictures.examples import example_of, masked_in
+from selfdistill.pictures.examples import masked_in
 
 LOOKED_AT = 512
 """Samples that are decoded."""
@@ -92,7 +92,7 @@ def look_at(subject: Subject, samples: int, seed: int) -> Looked:
             measures = picture.measures(value)
             masked = None
             if subject.config is not None and pipeline is not None:
-                value = example_of(pipeline, value, seed, number)
+                value = pipeline.training_example(value, seed, number)
                 waiting.append(value)
                 if len(looked.shown) < samples:
                     masked = masked_in(pipeline, value, seed, number)

@@ -155,7 +155,7 @@ def _round(
             times = [clock()]
             raw = pipeline.decode(members)
             times.append(clock())
-            examples.append(pipeline.augment(raw, np.random.default_rng([seed, position, 1])))
+            examples.append(pipeline.training_example(raw, seed, position))
             times.append(clock())
         except Exception as error:
             found.bad.append(why_bad(key, error))

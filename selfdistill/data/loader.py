@@ -112,7 +112,7 @@ class _Stream:
             key, members = self.source.shards.read(i)
             try:
                 raw = pipeline.decode(members)
-                return key, pipeline.augment(raw, np.random.default_rng([self.seed, position, 1]))
+                return key, pipeline.training_example(raw, self.seed, position)
             except Exception as error:
                 bad.append(why_bad(key, error))
         raise all_bad(bad[before:])

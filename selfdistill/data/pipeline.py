@@ -35,6 +35,10 @@ class InputPipeline(ABC):
     def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
         """One training example (random crop and the like)."""
 
+    def training_example(self, raw: Any, seed: int, position: int) -> np.ndarray:
+        """``augment`` with the chance of a place in the training stream of a run."""
+        return self.augment(raw, np.random.default_rng([seed, position, 1]))
+
     @abstractmethod
     def plain(self, raw: Any) -> np.ndarray:
         """One example for evaluation: as ``augment`` without chance."""

@@ -18,11 +18,6 @@ LETTER = 0.062
 """Inches of a title's letter, about."""
 
 
-def example_of(pipeline: InputPipeline, value: object, seed: int, number: int) -> np.ndarray:
-    """A training example of a decoded sample; ``number`` is the sample's."""
-    return pipeline.augment(value, np.random.default_rng([seed, number, 1]))
-
-
 def masked_in(
     pipeline: InputPipeline, example: np.ndarray, seed: int, number: int
 ) -> np.ndarray | None:
@@ -44,7 +39,7 @@ def training_examples(
     for number in numbers:
         key, members = samples.read(number)
         try:
-            example = example_of(pipeline, picture.decode(members), seed, number)
+            example = pipeline.training_example(picture.decode(members), seed, number)
             masked = masked_in(pipeline, example, seed, number)
         except SelfdistillError:
             raise

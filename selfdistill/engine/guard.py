@@ -47,7 +47,7 @@ class CollapseGuard:
 
     def _findings(self, values: Mapping[str, float]) -> list[str]:
         return [
-            f"{_name(limit.key)} fell to {values[limit.key]:.3g}, below {limit.low:.3g} "
+            f"the {FIGURES[limit.key].name} fell to {values[limit.key]:.3g}, below {limit.low:.3g} "
             f"({limit.why})"
             for limit in lower_limits(self.config, self.reference, values)
             if values[limit.key] < limit.low
@@ -85,8 +85,3 @@ class CollapseGuard:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.reference = dict(state["reference"])
         self.alarms = int(state["alarms"])
-
-
-def _name(key: str) -> str:
-    title = FIGURES[key].title
-    return f"the {title[:1].lower()}{title[1:]}"

@@ -26,6 +26,11 @@ class Figure:
     def is_share(self) -> bool:
         return self.form.endswith("%")
 
+    @property
+    def name(self) -> str:
+        """The title inside a sentence."""
+        return self.title[:1].lower() + self.title[1:]
+
     def written(self, value: float) -> str:
         """A value as text."""
         if not isfinite(value):

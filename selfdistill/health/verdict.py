@@ -177,9 +177,8 @@ def _finding(
     line, figure = out[-1], FIGURES[key]
     value, low, high = series[line], band.low[line], band.high[line]
     side, limit = ("below", low) if value < low else ("above", high)
-    name = figure.title[:1].lower() + figure.title[1:]
     text = (
-        f"{name} {figure.written(value)}, {side} {figure.written(limit)} "
+        f"{figure.name} {figure.written(value)}, {side} {figure.written(limit)} "
         f"since step {since(steps, series, band):,} ({band.why})"
     )
     return Finding("collapsed" if certain else "look", text, figure.advice, key)

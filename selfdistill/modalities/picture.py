@@ -35,7 +35,12 @@ class Shown:
 
     @property
     def title(self) -> str:
-        return self.key if self.label is None else f"{self.key}, label {self.label}"
+        return title_of(self.key, self.label)
+
+
+def title_of(key: str, label: int | None) -> str:
+    """What stands above a sample."""
+    return key if label is None else f"{key}, label {label}"
 
 
 @dataclass(frozen=True)

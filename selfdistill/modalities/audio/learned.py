@@ -23,7 +23,7 @@ from selfdistill.modalities.learned import (
     directions,
     sheet,
 )
-from selfdistill.modalities.picture import INK
+from selfdistill.modalities.picture import INK, title_of
 
 SECONDS = 8.0
 """Of a clip; more cannot be told apart."""
@@ -138,8 +138,7 @@ class AudioFeatures(FeaturePicture):
 
     def _draw_mel(self, axes: Axes, look: Look) -> None:
         draw_mel(axes, look.example[: int(SECONDS * self._rate)], self._rate)
-        title = look.key if look.label is None else f"{look.key}, label {look.label}"
-        axes.set_title(title[:40], fontsize=8, pad=3)
+        axes.set_title(title_of(look.key, look.label)[:40], fontsize=8, pad=3)
 
     def _bare(self, axes: Axes, look: Look) -> None:
         axes.set_xlim(0, min(len(look.example) / self._rate, SECONDS))

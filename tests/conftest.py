@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from modality_cases import MODALITY_CASES
 from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_file import build_config, load_config
 from selfdistill.modalities.base import load_modality
 
 # sums over another number of threads have other last digits; and tests run side by side
@@ -22,6 +23,18 @@ MODEL = {"width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2.0}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
     """Runs of three steps; each module has its own, for its tests may change them."""
     return SmallRuns(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., RunConfig]:
+    """(YAML text, overrides) to a config."""
+
+    def load(text: str, *overrides: str) -> RunConfig:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, overrides, load_modality)
+
+    return load
 
 
 @pytest.fixture

@@ -17,18 +17,6 @@ from selfdistill.modalities.base import load_modality
 Make = Callable[..., RunConfig]
 
 
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[..., RunConfig]:
-    """(YAML text, overrides) to a config."""
-
-    def load(text: str, *overrides: str) -> RunConfig:
-        path = tmp_path / "config.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load_config(path, overrides, load_modality)
-
-    return load
-
-
 TEXT = "modality: text\nrun_dir: somewhere\n"
 
 

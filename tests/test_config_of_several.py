@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from selfdistill.config import DecoderConfig, GuardConfig, ObjectiveConfig, RunConfig, TeacherConfig
-from selfdistill.config_file import dump_config, load_config, plain_config
+from selfdistill.config_file import dump_config, plain_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 
@@ -38,16 +37,6 @@ modalities:
     data: {train: [c.tar]}
 """
 )
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Load:
-    def load(text: str, *overrides: str) -> RunConfig:
-        path = tmp_path / "config.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load_config(path, overrides, load_modality)
-
-    return load
 
 
 def test_each_modality_has_its_sections_on_top_of_the_shared_ones(load: Load) -> None:

@@ -1,5 +1,6 @@
 """Runs of three steps, made in this process where they are first asked for."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,6 +81,10 @@ class SmallRuns:
         if not path.exists():
             assert self.pretrain(modality, path) == 0
         return path
+
+    def copy(self, modality: str, path: Path) -> Path:
+        """A copy of that run, which may be changed."""
+        return Path(shutil.copytree(self.run(modality), path))
 
     def exported(self, modality: str) -> Path:
         """The exported folder of that run; not to be changed."""

@@ -3,7 +3,6 @@
 import os
 import re
 import resource
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture
 def copied(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run."""
-    return lambda modality: shutil.copytree(runs.run(modality), tmp_path / "copied")
+    return lambda modality: runs.copy(modality, tmp_path / "copied")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -185,7 +184,7 @@ def file(runs: SmallRuns, folder: Path) -> Path:
 
 
 def damaged_run(runs: SmallRuns, folder: Path) -> Path:
-    source = Path(shutil.copytree(runs.run("image"), folder / "source"))
+    source = runs.copy("image", folder / "source")
     for step in (2, STEPS):
         weights = checkpoint(source, step) / WEIGHTS
         content = weights.read_bytes()
@@ -202,7 +201,7 @@ def missing(runs: SmallRuns, folder: Path) -> Path:
 
 
 def no_tokenizer(runs: SmallRuns, folder: Path) -> Path:
-    source = Path(shutil.copytree(runs.run("text"), folder / "source"))
+    source = runs.copy("text", folder / "source")
     (source / "tokenizer.json").unlink()
     return source
 

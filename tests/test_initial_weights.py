@@ -27,7 +27,7 @@ from selfdistill.pretrained import load_pretrained
 @pytest.fixture
 def moved(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run; nothing in it says where it lies."""
-    return lambda modality: shutil.copytree(runs.run(modality), tmp_path / "moved")
+    return lambda modality: runs.copy(modality, tmp_path / "moved")
 
 
 def start(source: Path | str, config: RunConfig, run_dir: Path | None = None) -> InitialWeights:
@@ -536,7 +536,7 @@ def test_resuming_does_not_load_again(
         shutil.rmtree(checkpoint(stopped, STEPS))
         shutil.rmtree(source)
         if harm == "retrained":
-            shutil.copytree(runs.run("image"), source)
+            runs.copy("image", source)
         capsys.readouterr()
         assert runs.pretrain("text", stopped, f"init_from={source}") == 0
         assert f"resumed from {checkpoint(stopped, 2)}" in capsys.readouterr().err

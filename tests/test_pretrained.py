@@ -156,7 +156,7 @@ def test_all_modalities(runs: SmallRuns) -> None:
 
 def test_the_tokenizer_is_that_of_the_folder(runs: SmallRuns, tmp_path: Path) -> None:
     """Wherever the run has gone since; its config still names the old place."""
-    run = Path(shutil.copytree(runs.run("text"), tmp_path / "moved"))
+    run = runs.copy("text", tmp_path / "moved")
     for path, folder in (
         (run, run),
         (checkpoint(run, 2), run),
@@ -204,7 +204,7 @@ def test_a_folder_has_no_teacher(runs: SmallRuns) -> None:
 
 
 def test_a_damaged_checkpoint(runs: SmallRuns, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(runs.run("image"), tmp_path / "run"))
+    run = runs.copy("image", tmp_path / "run")
     (checkpoint(run, STEPS) / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"step-00000003/state\.json is damaged"):
         load_pretrained(str(checkpoint(run, STEPS)))
@@ -251,7 +251,7 @@ def of_another_version(path: Path, run: Path, section: str) -> Path:
 
 @pytest.mark.parametrize("modality", ["text", JOINT])
 def test_settings_of_training_that_are_gone(modality: str, runs: SmallRuns, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(runs.run(modality), tmp_path / "run"))
+    run = runs.copy(modality, tmp_path / "run")
     path = of_another_version(run / "checkpoints", run, "guard")
     shutil.rmtree(checkpoint(run, 2))
     for name, found in load_all(str(path)).items():

@@ -1,13 +1,13 @@
 """What a line of the log says equals what is computed from the tensors themselves."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import fresh_accelerate, rows
+from launching import rows
 from small_runs import SmallRuns
 from torch import Tensor
 
@@ -46,12 +46,6 @@ def add(interval: Interval, parts: Sequence[dict[str, StepOutput]], taken: bool 
     loss = torch.tensor(0.5, dtype=torch.float64)
     norm, numbers = torch.tensor(1.0), torch.zeros(6)
     interval.add(Step(parts, loss[None], loss, norm, None, torch.tensor(taken), numbers))
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    with fresh_accelerate():
-        yield Accelerator(cpu=True)
 
 
 def test_figures_of_a_modality(accelerator: Accelerator) -> None:

@@ -1,7 +1,6 @@
 """Weight decay groups, steps not taken, and learning rates against values recorded from fairseq."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from launching import fresh_accelerate
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -166,12 +164,6 @@ def test_the_config_decides_over_a_restored_rate() -> None:
     optimizer.load_state_dict(saved)
     build_scheduler(optimizer, optim, 1000).step_update(7)
     assert {group["lr"] for group in optimizer.param_groups} == {2e-3}
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    with fresh_accelerate():
-        yield Accelerator(cpu=True)
 
 
 @pytest.mark.parametrize("kind", ["fused", "foreach", "scaled"])

@@ -1,7 +1,7 @@
 """A step of training: its rate, its chance, what is clipped, and what it leaves as it was."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from encoder_cases import batch_of, config_of
-from launching import fresh_accelerate
 from torch import Tensor
 
 from selfdistill.config import RunConfig
@@ -22,12 +21,6 @@ from selfdistill.types import Batch
 
 Make = Callable[..., RunConfig]
 Build = Callable[..., TrainingStep]
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    with fresh_accelerate():
-        yield Accelerator(cpu=True)
 
 
 @pytest.fixture

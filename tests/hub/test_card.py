@@ -21,7 +21,7 @@ from selfdistill.pretrained import load_pretrained
 @pytest.fixture
 def copied(runs: SmallRuns, tmp_path: Path) -> Callable[[str], Path]:
     """Modality to a copy of its run."""
-    return lambda modality: shutil.copytree(runs.run(modality), tmp_path / "copied")
+    return lambda modality: runs.copy(modality, tmp_path / "copied")
 
 
 def card_of(folder: Path) -> str:

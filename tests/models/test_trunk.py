@@ -72,11 +72,6 @@ def test_layer_drop_skips_blocks_in_training_only() -> None:
     assert len(list(trunk.eval().layers(x))) == 3
 
 
-def test_drop_path_rises_linearly_from_zero() -> None:
-    trunk = Trunk(replace(CONFIG, drop_path=0.2))
-    assert trunk.chance.rates == pytest.approx([0.0, 0.1, 0.2])
-
-
 # a normal distribution cut at one deviation has this share of its deviation
 CUT = math.sqrt(1 - 2 * math.exp(-0.5) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(0.5)))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from launching import Ended, checkpoint, rows
-from safetensors.torch import load_file
+from small_runs import saved
 from tiny import JOINT
 
 from selfdistill.data.steps import data_step
@@ -49,12 +49,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
     return patch
 
 
-def weights(run: Path, step: int = 12) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint(run, step) / "model.safetensors")
-
-
 def assert_equal(run: Path, other: Path) -> None:
-    ours, theirs = weights(run), weights(other)
+    ours, theirs = saved(run, 12), saved(other, 12)
     assert ours.keys() == theirs.keys()
     assert not [name for name, value in theirs.items() if not torch.equal(ours[name], value)]
 
@@ -207,7 +203,7 @@ def test_spoilt_weights_are_made_good(
     ended = here(config("text"), *WORDS)
     assert ended.code == 0, ended.stderr
     assert f"going back to {checkpoint(tmp_path / 'run', 6)}" in ended.stderr
-    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    assert all(torch.isfinite(value).all() for value in saved(tmp_path / "run", 12).values())
 
 
 def test_a_jump_of_the_loss_is_left_out(

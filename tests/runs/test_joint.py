@@ -12,8 +12,8 @@ import torch
 from launching import Ended, checkpoint, rows, torchrun
 from modality_cases import MODALITIES
 from safetensors.torch import load_file
+from small_runs import saved
 from tiny import JOINT, STEPS, write_task
-from torch import Tensor
 
 from selfdistill.cli import main
 from selfdistill.config_file import load_config
@@ -32,10 +32,6 @@ OWN = {*OF_A_MODALITY, "teacher_norm_01", "teacher_norm_02"}
 THREE_STEPS = ["train.steps=3", "optim.warmup_steps=0"]
 
 
-def model_at(run: Path, step: int) -> dict[str, Tensor]:
-    return load_file(checkpoint(run, step) / "model.safetensors")
-
-
 def task_words(folder: Path, *modalities: str) -> list[str]:
     """Overrides that give each a labelled set."""
     return [
@@ -49,7 +45,7 @@ def test_everything_is_trained(reference: Callable[[str], Path]) -> None:
     run = reference(JOINT)
     torch.manual_seed(3)
     first = Data2Vec(load_config(run / "config.yaml", [], load_modality)).state_dict()
-    last = model_at(run, STEPS)
+    last = saved(run, STEPS)
     assert last.keys() == first.keys()
     for name in (n for n in last if last[n].is_floating_point()):
         assert not torch.equal(last[name], first[name]), name
@@ -153,8 +149,8 @@ def test_evaluation(
     ended = pretrain(config(JOINT), *words, "eval.every=25")
     assert ended.code == 0, ended.stderr
     run = tmp_path / "run"
-    found = model_at(run, STEPS)
-    assert all(torch.equal(found[n], t) for n, t in model_at(reference(JOINT), STEPS).items())
+    found = saved(run, STEPS)
+    assert all(torch.equal(found[n], t) for n, t in saved(reference(JOINT), STEPS).items())
     result = json.loads((run / "eval.json").read_text())
     assert list(result) == ["audio", "text"]
     evaluated = [row for row in rows(run) if "audio/eval/audioness/linear" in row]
@@ -225,8 +221,8 @@ def test_two_processes(config: Config, here: Pretrain, tmp_path: Path) -> None:
     assert here(config(JOINT, "one"), *words).code == 0
     two = torchrun(config(JOINT, "two"), *words, *task_words(tmp_path, "image"))
     assert two.code == 0, two.stderr
-    one = model_at(tmp_path / "one", 3)
-    for name, value in model_at(tmp_path / "two", 3).items():
+    one = saved(tmp_path / "one", 3)
+    for name, value in saved(tmp_path / "two", 3).items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=2e-6, msg=name)
     # these read the smallest of the singular values, too
     summed = OWN - {"target_rank", "prediction_rank", "target_slope"}
@@ -309,7 +305,7 @@ def test_export(
     assert "learned from audio and image at the same time" in card
     assert "Pretrained by [data2vec 2.0](https://arxiv.org/abs/2212.07525)" in card
     assert "\n    strategy: visible\n    decoder:\n      width: 8\n" in card
-    given = of_student(model_at(run, STEPS), "text")["encoder.local.weight"]
+    given = of_student(saved(run, STEPS), "text")["encoder.local.weight"]
     written = load_file(out / "text" / "model.safetensors")
     assert torch.equal(written["embeddings.word_embeddings.weight"], given)
 

@@ -16,9 +16,8 @@ import torch
 import yaml
 from launching import Ended, checkpoint, command, rows, torchrun, weights
 from modality_cases import MODALITIES
-from safetensors.torch import load_file
+from small_runs import saved
 from tiny import JOINT, STEPS, write_task
-from torch import Tensor
 
 from selfdistill.config_file import load_config
 from selfdistill.modalities.base import load_modality
@@ -48,13 +47,9 @@ SPLIT = {
 }
 
 
-def model_at(run: Path, step: int) -> dict[str, Tensor]:
-    return load_file(checkpoint(run, step) / "model.safetensors")
-
-
 def assert_close(run: Path, other: Path, step: int) -> None:
     """Equal but for the order of sums; the teacher too."""
-    found, wanted = model_at(run, step), model_at(other, step)
+    found, wanted = saved(run, step), saved(other, step)
     assert found.keys() == wanted.keys()
     assert any(name.startswith("teacher.") for name in found)
     for name, value in wanted.items():
@@ -89,7 +84,7 @@ def test_accumulation(modality: str, config: Config, pretrain: Pretrain, tmp_pat
 def test_teacher_moves_once_per_step(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
     words = ["train.steps=2", "optim.warmup_steps=0", "checkpoint.every=1", "train.accumulate=4"]
     assert pretrain(config("image"), *words).code == 0
-    first, second = (model_at(tmp_path / "run", step) for step in (1, 2))
+    first, second = (saved(tmp_path / "run", step) for step in (1, 2))
     settings = load_config(Path(config("image")), words, load_modality)
     decay = ema_decay(2, settings.teacher, 0)
     moved = 0
@@ -172,7 +167,7 @@ def test_bf16(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
         assert ended.code == 0, ended.stderr
         run = tmp_path / modality
         assert all(math.isfinite(row["loss"]) for row in rows(run))
-        floats = [value for value in model_at(run, 8).values() if value.is_floating_point()]
+        floats = [value for value in saved(run, 8).values() if value.is_floating_point()]
         assert {value.dtype for value in floats} == {torch.float32}
 
 
@@ -355,7 +350,7 @@ def test_init_from(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
     assert pretrain(config("text", "first"), *THREE_STEPS).code == 0
     words = [f"init_from={tmp_path / 'first'}", "train.steps=1", "optim.lr=1e-30"]
     assert pretrain(config("text", "second"), "optim.warmup_steps=0", *words).code == 0
-    first, second = model_at(tmp_path / "first", 3), model_at(tmp_path / "second", 1)
+    first, second = saved(tmp_path / "first", 3), saved(tmp_path / "second", 1)
     assert [row["step"] for row in rows(tmp_path / "second") if "loss" in row] == [1]
     trained = [name for name in first if name.startswith(("student.", "predictors."))]
     assert trained

@@ -128,7 +128,7 @@ def _check_contradictions(config: RunConfig) -> None:
         f"does not divide model.width {model.width}",
     )
     _need(
-        1 <= objective.average_top_k_layers <= model.depth,
+        bool(objective.target_layers) or 1 <= objective.average_top_k_layers <= model.depth,
         config,
         "objective.average_top_k_layers",
         f"must be between 1 and model.depth {model.depth}",

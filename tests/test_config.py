@@ -293,6 +293,11 @@ def test_values_out_of_range_are_named(
     assert str(caught.value).startswith(f"{named}: ")
 
 
+def test_a_number_of_layers_that_nothing_asks_for_may_be_larger(tiny_config: Make) -> None:
+    objective = {"average_top_k_layers": 4, "target_layers": [0, 2]}  # of 3
+    assert tiny_config("text", objective=objective).objective.target_layers == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("decoder", "words"),
     [

@@ -385,6 +385,7 @@ def test_token_labels_of_too_few_inputs_are_refused(
         ([], "names no labelled set of its own (eval.tasks); give labelled shards"),
         (["BARE"], "DATA: 10 of 10 samples have no label; give every sample a .cls member"),
         (["ONE"], "DATA: all samples are of class 0; the probes need two classes"),
+        (["FOUR", "--probes", "linear"], "DATA: every class has a single sample for training"),
         (["SET", "--neighbours", "1,33"], "--neighbours: 33, but DATA has 32 samples"),
         (["SET", "--neighbours", "0"], "--neighbours: 0 must be 1 or more"),
         (["SET", "--neighbours", "x"], "--neighbours: 'x' is no list"),
@@ -412,6 +413,7 @@ def test_mistakes_are_told(
     shown = {
         "SET": labelled("image")[1],
         "BARE": str(write_shard(tmp_path / "bare.tar", samples("image", 10))),
+        "FOUR": str(write_shard(tmp_path / "four.tar", samples("image", 4, 0, True))),
         "ONE": str(write_shard(tmp_path / "one.tar", samples("image", 40, 0, True)[::2])),
     }
     found = call(runs.run("image"), *(shown.get(word, word) for word in words))

@@ -56,6 +56,11 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
                 f"{key}: has no sample of class {listed(lacking)}, the other "
                 "split has; take both splits from the same classes"
             )
+    if counts.max() < 2:
+        raise UserError(
+            f"{named.train}: every class has a single sample for training, which leaves none to "
+            "choose a layer by; add samples"
+        )
     needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
     scarce = counts < needed
     if scarce.any():

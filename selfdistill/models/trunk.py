@@ -14,7 +14,8 @@ from selfdistill.models.stochastic_depth import StochasticDepth
 class Trunk(nn.Module):
     """``depth`` blocks and, with pre-norm, a closing LayerNorm.
 
-    ``layers`` hands out block by block, so that a teacher keeps no more than it averages.
+    ``layers`` hands out block by block, so that a teacher keeps no more than it averages; ``norm``
+    is left to the caller.
 
     Attributes:
         chance: what training leaves out.
@@ -38,14 +39,6 @@ class Trunk(nn.Module):
         """``run_blocks`` over the blocks."""
         chance = self.chance if self.training else None
         return run_blocks(self.blocks, x, padding, biases, chance, places)
-
-    def forward(
-        self, x: Tensor, padding: Tensor | None = None, biases: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """The last block's output after the closing norm, [B, T, D]."""
-        for output in self.layers(x, padding, biases):
-            x = output.x
-        return self.norm(x)
 
 
 def run_blocks(

@@ -27,8 +27,8 @@ class StepOutput(NamedTuple):
         error: squared distance of predictions from targets, summed over the masked tokens, float32
             scalar.
         sample_variance: of the targets, see ``variance_over_samples``.
-        teacher_norms: float32 [L], lengths of the vectors behind the teacher's blocks up to the
-            last target, summed over the same tokens as ``valid``.
+        teacher_norms: float32, for each of the teacher's blocks up to the last target the lengths
+            of the vectors behind it, summed over the same tokens as ``valid``.
     """
 
     loss: Tensor

@@ -21,8 +21,8 @@ def regression_loss(
     """Summed loss of all masked tokens (data2vec 1.0, equation 3); divide by their number.
 
     Args:
-        predictions, targets: float32 [B, N, D].
-        weight: float32 [B, N], 0 for places that only fill up the tensor.
+        predictions, targets: float32 [R, N, D].
+        weight: float32 [R, N], 0 for places that only fill up the tensor.
         objective: ``loss_beta`` and ``loss_scale``.
 
     Returns:

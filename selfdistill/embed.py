@@ -27,6 +27,7 @@ from selfdistill.data.files import find_inputs, open_inputs
 from selfdistill.data.ledger import Bad
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.plain import Example, Samples, plain_examples
+from selfdistill.devices import choose_device
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.outputs import check_output
@@ -104,8 +105,7 @@ def embed(
     pipeline = pretrained.modality.build_pipeline(config)
     samples = open_inputs(paths, pipeline.extensions)
     _check_names([key for part in samples for key in part.keys])
-    if config.compat.padding_leaks:
-        batch_size = 1  # with padding a row would depend on its neighbours
+    batch_size = pretrained.batch_size(batch_size)
     features = _compute(backbone.to(place), pipeline, samples, numbers, pool, batch_size)
     tensors = _tensors(features, pool)
     metadata = {
@@ -150,21 +150,6 @@ def _check_out(out: Path) -> None:
     check_output(out, "--out", (SUFFIX,))
     if out.exists():
         raise UserError(f"--out: '{out}' exists; remove it or choose another name")
-
-
-def choose_device(given: str | None) -> torch.device:
-    """The device that ``--device`` names; None: a GPU if there is one.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    name = given or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"--device: '{name}' cannot be used ({reason})") from error
-    return torch.device(name)
 
 
 def _check_names(keys: Sequence[str]) -> None:

@@ -66,6 +66,10 @@ class Pretrained:
     step: int | None
     trained_with: Sequence[str] = ()
 
+    def batch_size(self, wanted: int) -> int:
+        """Inputs of a batch, so that features do not depend on what they are batched with."""
+        return 1 if self.config.compat.padding_leaks else wanted
+
 
 def locate(source: str, key: str) -> Path:
     """A local path, or the local copy of a repository on the Hub.

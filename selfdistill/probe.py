@@ -9,7 +9,7 @@ import torch
 
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
-from selfdistill.embed import choose_device
+from selfdistill.devices import choose_device
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import untrained_backbones
 from selfdistill.pretrained import Pretrained, load_pretrained
@@ -102,9 +102,7 @@ def _sources(
     cache: FeatureCache,
     place: torch.device,
 ) -> Iterator[Source]:
-    config, batch_size = pretrained.config, request.batch_size
-    if config.compat.padding_leaks:
-        batch_size = 1  # with padding a row would depend on its neighbours
+    config, batch_size = pretrained.config, pretrained.batch_size(request.batch_size)
     companions: Mapping[str, str] = {}
     with suppress(UserError):  # there are none
         companions = pretrained.modality.companions(pretrained.companions)

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
+from functools import cache
 from os.path import expanduser
 from pathlib import Path
 from typing import Any, Protocol
@@ -211,18 +212,14 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
     if not isinstance(given.get("modality"), str) or not given["modality"]:
         raise UserError("modality: missing; write modality: image, audio or text")
     modality = sections(given["modality"])
-    own = [
-        ("encoder", modality.encoder_config, field(default_factory=modality.encoder_config)),
-        ("mask", modality.mask_config, field(default_factory=modality.mask_config)),
-        ("input", modality.input_config, field(default_factory=modality.input_config)),
-        ("modalities", dict, field(default_factory=dict)),
-        ("run_dir", str, field(default="")),
-    ]
-    schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
+    schema, known = _schema(modality.encoder_config, modality.mask_config, modality.input_config)
     _refuse_interpolation(given, "")
-    _refuse_unknown(given, OmegaConf.to_container(schema), "")
-    _refuse_misfits(schema, given, "")
-    merged = _plain(lambda: OmegaConf.merge(schema, given), to_objects=True)
+    _refuse_unknown(given, known, "")
+    try:
+        merged: Any = OmegaConf.to_object(OmegaConf.merge(schema, given))
+    except (OmegaConfBaseException, TypeError) as error:
+        _refuse_misfits(schema, given, "")
+        raise _told(error) from error
     config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
     # no shell does it for what stands in a file
     config = replace(config, **{key: expanduser(getattr(config, key)) for key in HERE})
@@ -231,14 +228,31 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
     return config
 
 
-def _plain(merge: Callable[[], Any], to_objects: bool = False) -> Any:
+@cache  # it takes longer to make than a config to be read
+def _schema(encoder: type, mask: type, input: type) -> tuple[DictConfig, Any]:
+    """What OmegaConf checks a config of a modality by, and its keys with their defaults."""
+    own = [
+        ("encoder", encoder, field(default_factory=encoder)),
+        ("mask", mask, field(default_factory=mask)),
+        ("input", input, field(default_factory=input)),
+        ("modalities", dict, field(default_factory=dict)),
+        ("run_dir", str, field(default="")),
+    ]
+    schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
+    return schema, OmegaConf.to_container(schema)
+
+
+def _plain(merge: Callable[[], Any]) -> Any:
     try:
-        merged = merge()
-        return OmegaConf.to_object(merged) if to_objects else OmegaConf.to_container(merged)
+        return OmegaConf.to_container(merge())
     except OmegaConfBaseException as error:
-        first = str(error).strip().splitlines()[0]
-        key = getattr(error, "full_key", None) or "config"
-        raise UserError(f"{key}: {first}") from error
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> UserError:
+    first = str(error).strip().splitlines()[0]
+    key = getattr(error, "full_key", None) or "config"
+    return UserError(f"{key}: {first}")
 
 
 def _refuse_interpolation(value: Any, key: str) -> None:

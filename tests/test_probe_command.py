@@ -34,9 +34,9 @@ class Called:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these two learn is no concern of the command."""
     for module in (attentive, ctc):
-        monkeypatch.setattr(module, "STEPS", 30)
-        monkeypatch.setattr(module, "MIN_PASSES", 1)
+        monkeypatch.setattr(module, "MAX_PASSES", 2)
 
 
 @pytest.fixture

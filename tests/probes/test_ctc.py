@@ -55,7 +55,7 @@ def test_what_cannot_be_aligned_is_left_out_of_the_training() -> None:
 
 
 def test_letters_that_training_has_not_are_errors() -> None:
-    (train, texts), (test, expected) = spoken(300, 1), spoken(50, 2)
+    (train, texts), (test, expected) = spoken(40, 1), spoken(50, 2)
     found = spell(train, texts, test, ["z" + text for text in expected], 0)
     assert (found.errors >= 1).all()
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import Ended, checkpoint, rows, torchrun, weights
+from launching import Ended, checkpoint, rows, weights
 from tiny import samples, write_shard
+from worlds import Job, train
 
 Config = Callable[..., str]
 Pretrain = Callable[..., Ended]
@@ -40,8 +41,7 @@ def test_two_processes_have_the_same_steps(
     words += [f"model.{name}=0" for name in chances]
     words += ["encoder.input_dropout=0", "mask.equal_counts=false", "train.steps=3"]
     assert here(*words).code == 0
-    two = torchrun(config("audio", "two"), *words[1:])
-    assert two.code == 0, two.stderr
+    train(2, [Job([config("audio", "two"), *words[1:]])], tmp_path / "output")
     for row, wanted in zip(rows(tmp_path / "two"), rows(tmp_path / "run"), strict=True):
         assert row["masked_share"] == pytest.approx(wanted["masked_share"], rel=1e-6)
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-4)

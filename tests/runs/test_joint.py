@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from launching import Ended, checkpoint, rows, torchrun
+from launching import Ended, checkpoint, rows
 from modality_cases import MODALITIES
 from safetensors.torch import load_file
 from small_runs import saved
 from tiny import JOINT, STEPS, write_task
+from worlds import Job, train
 
 from selfdistill.cli import main
 from selfdistill.config_file import load_config
@@ -219,8 +220,8 @@ def test_two_processes(config: Config, here: Pretrain, tmp_path: Path) -> None:
     ]
     words += [*THREE_STEPS, "optim.eps=1e-3", "optim.lr=1e-2"]
     assert here(config(JOINT, "one"), *words).code == 0
-    two = torchrun(config(JOINT, "two"), *words, *task_words(tmp_path, "image"))
-    assert two.code == 0, two.stderr
+    two = Job([config(JOINT, "two"), *words, *task_words(tmp_path, "image")])
+    train(2, [two], tmp_path / "output")
     one = saved(tmp_path / "one", 3)
     for name, value in saved(tmp_path / "two", 3).items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=2e-6, msg=name)
@@ -230,7 +231,8 @@ def test_two_processes(config: Config, here: Pretrain, tmp_path: Path) -> None:
     for row, wanted in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=False):
         for key in ("loss", "grad_norm", *(f"{m}/{name}" for m in MODALITIES for name in summed)):
             assert row[key] == pytest.approx(wanted[key], rel=1e-4), key
-    assert two.stdout.count("labelled samples for training") == 1
+    said = [(tmp_path / "output" / str(rank)).read_text() for rank in (0, 1)]
+    assert [text.count("labelled samples for training") for text in said] == [1, 0]
 
 
 def test_resuming_with_other_values(

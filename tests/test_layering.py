@@ -3,6 +3,7 @@
 import ast
 import re
 from fnmatch import filter as matching
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def places() -> dict[str, int]:
     return {**found, "__main__": max(found.values())}
 
 
+@cache
 def imports(name: str) -> set[str]:
     """Modules of the package, relative to it, that a module imports anywhere in its code."""
     found = set()

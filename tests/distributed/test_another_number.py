@@ -11,7 +11,7 @@ from small_runs import saved
 from worlds import Job, train
 
 pytestmark = pytest.mark.slow
-SAVED, STEPS = 20, 30
+SAVED, STEPS = 10, 16
 Words = Callable[..., list[str]]
 Place = tuple[int, bool]
 """Number of processes, and whether the model is in shards."""

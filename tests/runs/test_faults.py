@@ -66,12 +66,12 @@ def test_unusable_shards(
     make: Callable[[Path], None],
     words: list[str],
     config: Config,
-    pretrain: Pretrain,
+    here: Pretrain,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "bad.tar"
     make(path)
-    ended = pretrain(config(), f"data.train=[{path}]")
+    ended = here(config(), f"data.train=[{path}]")
     assert ended.code == 2
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("selfdistill:")]
     assert line.startswith("selfdistill: data.train: ")
@@ -183,15 +183,14 @@ def test_text_that_is_no_text(config: Config, pretrain: Pretrain, tmp_path: Path
         ("input.size=[16,15]", "input.size: [16, 15] must be"),
         ("modality=smell", "modality: there is no 'smell'"),
         ("seed=${oc.env:HOME}", "seed: '${oc.env:HOME}' interpolates"),
-        ("--frobnicate", "unrecognized arguments: --frobnicate"),
         ("nonsense", "'nonsense' is no override; write key=value"),
     ],
 )
 def test_bad_config(
-    override: str, message: str, config: Config, pretrain: Pretrain, tmp_path: Path
+    override: str, message: str, config: Config, here: Pretrain, tmp_path: Path
 ) -> None:
     # the shards are not there: whoever reads them first complains about them
-    ended = pretrain(config(), f"data.train=[{tmp_path}/none.tar]", override)
+    ended = here(config(), f"data.train=[{tmp_path}/none.tar]", override)
     assert ended.code == 2
     assert message in ended.stderr
     assert "data.train: no file" not in ended.stderr
@@ -199,17 +198,17 @@ def test_bad_config(
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_config_file(pretrain: Pretrain, tmp_path: Path) -> None:
+def test_bad_config_file(here: Pretrain, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    assert f"there is no file '{path}'" in pretrain(str(path)).stderr
+    assert f"there is no file '{path}'" in here(str(path)).stderr
     path.write_text("modality: [image\n")
-    ended = pretrain(str(path))
+    ended = here(str(path))
     assert ended.code == 2
     assert f"{path} is not plain YAML" in ended.stderr
     path.write_text("")
-    assert "holds no sections" in pretrain(str(path)).stderr
+    assert "holds no sections" in here(str(path)).stderr
     path.write_text("run_dir: x\n")
-    assert "modality: missing" in pretrain(str(path)).stderr
+    assert "modality: missing" in here(str(path)).stderr
 
 
 def test_exploding_weights(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
@@ -347,17 +346,17 @@ def test_disk_is_full_for_the_log(
     assert f"cannot write {tmp_path / 'run' / 'metrics.jsonl'}" in ended.stderr
 
 
-def test_run_dir_is_a_file(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
+def test_run_dir_is_a_file(config: Config, here: Pretrain, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("keep me")
-    ended = pretrain(config())
+    ended = here(config())
     assert ended.code == 2
     assert f"run_dir: cannot write to '{tmp_path / 'run'}'" in ended.stderr
     assert (tmp_path / "run").read_text() == "keep me"
 
 
-def test_labelled_set_without_labels(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
+def test_labelled_set_without_labels(config: Config, here: Pretrain, tmp_path: Path) -> None:
     task = json.dumps(write_task(tmp_path, "image", labelled=False))
-    ended = pretrain(config(), f"eval.tasks.shade={task}")
+    ended = here(config(), f"eval.tasks.shade={task}")
     assert ended.code == 2
     assert "eval.tasks.shade.train: 24 of 24 samples have no label" in ended.stderr
     assert rows(tmp_path / "run") == []
@@ -372,10 +371,10 @@ def test_labelled_set_without_labels(config: Config, pretrain: Pretrain, tmp_pat
     ],
 )
 def test_labelled_set_that_does_not_do(
-    words: list[str], message: str, config: Config, pretrain: Pretrain, tmp_path: Path
+    words: list[str], message: str, config: Config, here: Pretrain, tmp_path: Path
 ) -> None:
     task = json.dumps(write_task(tmp_path, "image"))
-    ended = pretrain(config(), f"eval.tasks.shade={task}", *words)
+    ended = here(config(), f"eval.tasks.shade={task}", *words)
     assert ended.code == 2
     assert message in ended.stderr
     assert rows(tmp_path / "run") == []

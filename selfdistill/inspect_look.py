@@ -1,12 +1,12 @@
 """A random sample of a data set, decoded: what it measures, and what training makes of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from selfdistill.config import RunConfig
 from selfdistill.data.ledger import Bad, why_bad
+from selfdistill.data.order import out_of_few_shards
 from selfdistill.data.plain import label_of
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import SelfdistillError
@@ -62,15 +62,6 @@ class Looked:
     shown: list[Shown] = field(default_factory=list)
 
 
-def _chosen(sizes: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """Numbers of samples in random order, out of few shards."""
-    starts = np.cumsum([0, *sizes])
-    shards = rng.permutation(len(sizes))[:SHARDS_LOOKED_AT]
-    candidates = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in shards.tolist()])
-    chosen: list[int] = rng.permutation(candidates)[:LOOKED_AT].tolist()
-    return chosen
-
-
 def look_at(subject: Subject, samples: int, seed: int) -> Looked:
     """Decode a random sample of a data set.
 
@@ -84,7 +75,8 @@ def look_at(subject: Subject, samples: int, seed: int) -> Looked:
     looked = Looked()
     picture, pipeline = subject.picture, subject.picture.pipeline
     waiting: list[np.ndarray] = []
-    for number in _chosen(subject.shards.sizes, np.random.default_rng(seed)):
+    chosen = out_of_few_shards(subject.shards.sizes, seed, SHARDS_LOOKED_AT, LOOKED_AT)
+    for number in chosen.tolist():
         key, members = subject.shards.read(number)
         looked.count += 1
         try:
@@ -122,6 +114,5 @@ def _collate(subject: Subject, examples: list[np.ndarray], seed: int, looked: Lo
     width = batch.inputs.shape[1]
     looked.lengths += [width] * len(examples) if batch.lengths is None else batch.lengths.tolist()
     if batch.masks is not None:
-        filler = 0 if batch.masks.filler is None else int(batch.masks.filler.sum())
         looked.masked += int(batch.masks.count())
-        looked.visible += batch.masks.visible.numel() - filler
+        looked.visible += batch.masks.count_visible()

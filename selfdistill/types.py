@@ -94,6 +94,11 @@ class Masks:
         """Number of masked tokens in the batch, float32 scalar."""
         return self.weight.sum()
 
+    def count_visible(self) -> int:
+        """Number of visible tokens in the batch; the host waits for it."""
+        filler = 0 if self.filler is None else int(self.filler.sum())
+        return self.visible.numel() - filler
+
     def to(self, device: torch.device) -> "Masks":
         return Masks(*(_moved(getattr(self, f.name), device) for f in fields(self)))
 

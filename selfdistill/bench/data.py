@@ -180,8 +180,7 @@ def tokens_of(batch: Batch) -> int:
     masks = batch.masks
     if masks is None:
         return 0
-    filler = 0 if masks.filler is None else int(masks.filler.sum())
-    of_all_masks = int(masks.count()) + masks.visible.numel() - filler
+    of_all_masks = int(masks.count()) + masks.count_visible()
     return of_all_masks * len(batch.inputs) // len(masks.masked)
 
 

@@ -79,3 +79,18 @@ class SampleOrder:
     def replacement(self, position: int, attempt: int) -> int:
         """Another sample for a bad one at ``position``, drawn uniformly; ``attempt`` 1, 2, ..."""
         return int(self.generator(REPLACEMENTS, position, attempt).integers(self.total))
+
+
+def out_of_few_shards(sizes: Sequence[int], seed: int, shards: int, samples: int) -> np.ndarray:
+    """Numbers of samples for a look at a set, int64 [up to ``samples`` of them], in random order.
+
+    Args:
+        sizes: samples of each shard.
+        seed: of the choice.
+        shards: most that have to be opened for it.
+    """
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum([0, *sizes])
+    chosen = rng.permutation(len(sizes))[:shards]
+    numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen.tolist()])
+    return rng.permutation(numbers)[:samples]

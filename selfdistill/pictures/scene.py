@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfdistill.data.order import out_of_few_shards
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.plain import Part, Samples, plain_examples
 from selfdistill.data.shards import ShardSet
@@ -53,11 +54,7 @@ def richest(scenes: Sequence[Scene]) -> int:
 
 def training_part(shards: ShardSet, seed: int) -> Part:
     """Some samples for training, out of few shards, by chance."""
-    rng = np.random.default_rng(seed)
-    starts = np.cumsum([0, *shards.sizes])
-    chosen = rng.permutation(len(shards.sizes))[:TRAINING_SHARDS]
-    numbers = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
-    return Part(shards, rng.permutation(numbers)[:EMBEDDED])
+    return Part(shards, out_of_few_shards(shards.sizes, seed, TRAINING_SHARDS, EMBEDDED))
 
 
 def embedded(

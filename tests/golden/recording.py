@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import Modality, OriginalFormat
+from selfdistill.modalities.text.tokenizer import PAD_ID
 from selfdistill.originals import original_config, recognise
 from selfdistill.types import Batch, Masks
 
@@ -102,6 +103,7 @@ def fairseq_recording(tensors: State, meta: dict[str, Any]) -> Recording:
         notes = dict(n.split("=", 1) for n in meta["notes"].replace(";", " ").split() if "=" in n)
         (rows,) = (t.shape[0] for n, t in tensors.items() if n in TOKEN_TABLES)
         extra["encoder"] = {"vocab_size": rows, "mask_id": int(notes.get("mask_idx", rows - 1))}
+        extra["compat"]["masked_only_teacher"] = first and sees_less(tensors)
     if not first:  # masks are recorded: how they were drawn must not matter
         extra["mask"] = {"mask_prob": 0.5}
         if modality.name != "text":
@@ -144,13 +146,19 @@ def audio_batch(inputs: State) -> Batch:
     return Batch(inputs["source"], lengths, Masks.from_bool(inputs["mask_indices"]))
 
 
+def sees_less(tensors: State) -> bool:
+    """Whether the teacher has padding where the student has tokens."""
+    student, teacher = tensors["input.src_tokens"], tensors["input.target_tokens"]
+    return bool((teacher.eq(PAD_ID) & student.ne(PAD_ID)).any())
+
+
 def text_batch(inputs: State, mask_id: int) -> Batch:
     """The recorded student's input has ``<mask>`` in it, the teacher's has the original tokens,
     everywhere or (what the released pipeline did) at masked places only."""
     source, target = inputs["src_tokens"], inputs["target_tokens"]
     masked = source == mask_id
     tokens = torch.where(masked, target, source)
-    lengths = tokens.ne(1).sum(1)
+    lengths = tokens.ne(PAD_ID).sum(1)
     return Batch(tokens, lengths, Masks.from_bool(masked), teacher_inputs=target)
 
 

@@ -43,6 +43,7 @@ def test_the_original_is_reproduced(path: Path) -> None:
         (AUDIO, "teacher", {"copied": []}),
         (TEXT, "optim", {"weight_decay": 0.0}),
         (TEXT, "teacher", {"copied": ["encoder.local"]}),
+        (SHORT_TEXT, "compat", {"masked_only_teacher": False}),
         (SHORT_TEXT, "model", {"norm_eps": 1e-6}),
         (SHORT_TEXT, "model", {"heads": 2}),
         (SHORT_TEXT, "objective", {"average_top_k_layers": 3}),

@@ -431,6 +431,21 @@ def test_positions_start_behind_the_padding_s(config: RunConfig) -> None:
 
 
 @torch.no_grad()
+def test_a_spelt_padding_token_is_no_padding(config: RunConfig, pipeline: TextPipeline) -> None:
+    """Its text has the same vectors alone as before a longer one."""
+    encoder = build_encoder(config)
+    spelt, longer = pipeline.plain("a <pad> b"), pipeline.plain("abcdefgh abcd efgh")
+    assert 1 in spelt
+    assert len(spelt) < len(longer)
+    alone, both = (pipeline.collate(rows, None) for rows in ([spelt], [spelt, longer]))
+    found = encoder.contextualise(encoder.embed(both.inputs, both.lengths))
+    expected = encoder.contextualise(encoder.embed(alone.inputs, alone.lengths))
+    assert torch.equal(found.x[0, : len(spelt)], expected.x[0])
+    assert found.padding is not None
+    assert (~found.padding).sum(1).tolist() == [len(spelt), len(longer)]
+
+
+@torch.no_grad()
 def test_a_second_norm_follows_the_first(config: RunConfig) -> None:
     encoder = build_encoder(replace(config, encoder=replace(config.encoder, context_norm=True)))
     plain = build_encoder(config)

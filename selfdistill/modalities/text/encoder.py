@@ -27,6 +27,7 @@ class TextEncoder(FeatureEncoder):
         encoder, width = config.encoder, config.model.width
         self.mask_id = encoder.mask_id
         self.clears_padding = not config.compat.padding_in_features
+        self.hides_by_padding = config.compat.masked_only_teacher
         self.local = nn.Embedding(encoder.vocab_size, width, padding_idx=PAD_ID)
         rows = config.input.max_tokens + PAD_ID + 1
         self.positions = nn.Embedding(rows, width, padding_idx=PAD_ID)
@@ -42,8 +43,13 @@ class TextEncoder(FeatureEncoder):
         return self.local.weight[self.mask_id]
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
-        """Without ``lengths`` there is no padding; with them, every PAD_ID is padding."""
-        return Tokens(self.local(inputs), None if lengths is None else inputs.eq(PAD_ID))
+        """Padding is what lies behind ``lengths``: a text that spells ``<pad>`` has PAD_ID, too."""
+        if lengths is None:
+            return Tokens(self.local(inputs))
+        padding = torch.arange(inputs.shape[1], device=inputs.device) >= lengths[:, None]
+        if self.hides_by_padding:
+            padding = padding | inputs.eq(PAD_ID)
+        return Tokens(self.local(inputs), padding)
 
     def locate(self, tokens: Tokens) -> Tokens:
         batch, length, _ = tokens.x.shape

@@ -9,10 +9,10 @@ list of N names), ``model``, ``weights``, ``modality``, ``pool`` and, where it i
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -245,12 +245,14 @@ def _tensors(features: _Features, pool: Pool) -> dict[str, Tensor]:
 
 
 def _write(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    # safetensors writes to a name of its own beside the file, which nobody would find after a kill
     writing = out.with_name(f".{out.name}.writing")
     try:
-        save_tensors(writing, tensors, metadata)
-        writing.rename(out)
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir()
+        save_tensors(writing / out.name, tensors, metadata)
+        (writing / out.name).rename(out)
     except OSError as error:
         raise SelfdistillError(f"--out: cannot write '{out}': {error}") from error
     finally:
-        with suppress(OSError):
-            writing.unlink()
+        shutil.rmtree(writing, ignore_errors=True)

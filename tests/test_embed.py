@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 import tarfile
@@ -473,13 +474,19 @@ def test_a_failing_write_leaves_nothing(
     inputs: Callable[[str], dict[str, bytes]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """Nor does a kill at that moment, when it is run again."""
     inputs("image")
     run("image")
+    killed = tmp_path_factory.mktemp("killed")
 
     def full(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
         assert not Path("f.safetensors").exists()
         path.write_bytes(b"half")
+        path.with_name(".tmpBxQz").write_bytes(b"half")  # a name that safetensors chooses
+        path.chmod(0o600)
+        shutil.copytree(".", killed, dirs_exist_ok=True)
         raise SafetensorError("no space left on device")
 
     with monkeypatch.context() as patch:
@@ -487,6 +494,7 @@ def test_a_failing_write_leaves_nothing(
         assert main(["embed", run("image"), "in", "--out", "f.safetensors"]) == 1
     assert "--out: cannot write 'f.safetensors': no space left" in capsys.readouterr().err
     assert [path.name for path in Path.cwd().iterdir()] == ["in"]
+    monkeypatch.chdir(killed)
     embed(run("image"), "in")
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["f.safetensors", "in"]
     Path("plain").touch()

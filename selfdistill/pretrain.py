@@ -146,6 +146,8 @@ def _run(
     if run_dir is not None:
         run_dir.save_config(dump_config(config))
         run_dir.save_environment(config.seed)
+    if checkpointer is not None:
+        checkpointer.clear()
     if writer is not None:
         writer.resume_after(trainer.step_count, trainer.recovery.guard.passed_over)
     evaluation = Evaluation(config, sources, trainer, run_dir, progress)

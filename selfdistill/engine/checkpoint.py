@@ -154,6 +154,12 @@ class Checkpointer:
             )
         return None
 
+    def clear(self) -> None:
+        """Remove what a kill has left of checkpoints that were being written or removed."""
+        for pattern in (".writing-step-*", ".removing-step-*"):
+            for stale in self.folder.glob(pattern):
+                shutil.rmtree(stale, ignore_errors=True)
+
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the last one first."""
         for path in reversed(self.complete()):
@@ -210,9 +216,7 @@ class Checkpointer:
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
             sync_folder(self.folder.parent)
-        for pattern in (".writing-step-*", ".removing-step-*"):
-            for stale in self.folder.glob(pattern):
-                shutil.rmtree(stale, ignore_errors=True)
+        self.clear()
 
     def _prune(self, step: int, good: Path | None) -> None:
         # later ones belong to a run that was taken up again before them; they must not push out

@@ -220,11 +220,17 @@ def used(reference: Reference, tmp_path: Path) -> Path:
 
 def test_finished_run_trains_nothing(config: Config, pretrain: Pretrain, used: Path) -> None:
     before = weights(used, STEPS), (used / "metrics.jsonl").read_bytes()
+    files = sorted(used.rglob("*"))
+    # killed while it removed the oldest checkpoint
+    removing = used / "checkpoints" / ".removing-step-00000042"
+    removing.mkdir()
+    (removing / "state.json").touch()
     ended = pretrain(config())
     assert ended.code == 0
     assert f"is finished after {STEPS} steps" in ended.stderr
     assert "step 60/" not in ended.stderr
     assert (weights(used, STEPS), (used / "metrics.jsonl").read_bytes()) == before
+    assert sorted(used.rglob("*")) == files
 
 
 def test_finished_run_prints_its_table_again(

@@ -9,6 +9,7 @@ from selfdistill.hub.card import Origin, model_card
 from selfdistill.hub.reader import is_hub_folder
 from selfdistill.hub.remote import check_push, push
 from selfdistill.hub.writer import (
+    appearing,
     check_free,
     hub_tensors,
     texts_of,
@@ -56,16 +57,20 @@ def export(
         where = next(iter(found.values())).source
         reasons = "; ".join(_whose(name, found) + reason for name, reason in obstacles.items())
         raise UserError(f"export: {where} cannot be loaded by transformers: {reasons}")
-    lines = []
-    for name, one in found.items():
-        folder = out / name if len(found) > 1 else out
-        if obstacles[name]:
-            lines.append(f"{name} is left out: {obstacles[name]}")
-            continue
-        _write(one, folder)
-        address = push(folder, push_to) if push_to else ""
-        lines.append(f"written to {folder}" + (f", uploaded to {address}" if address else ""))
-    return lines
+    if len(found) == 1:
+        (one,) = found.values()
+        _write(one, out)
+        address = push(out, push_to) if push_to else ""
+        return [f"written to {out}" + (f", uploaded to {address}" if address else "")]
+    # all or none: the command is refused where there are some already
+    with appearing(out) as folder:
+        for name, one in found.items():
+            if not obstacles[name]:
+                _write(one, folder / name)
+    return [
+        f"{name} is left out: {obstacles[name]}" if obstacles[name] else f"written to {out / name}"
+        for name in found
+    ]
 
 
 def _whose(name: str, found: Mapping[str, Pretrained]) -> str:

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -77,20 +78,13 @@ def check_free(out: Path) -> None:
         raise UserError(f"--out: {out} exists and is not empty; choose another folder")
 
 
-def write_folder(
-    out: Path,
-    tensors: Mapping[str, Tensor],
-    texts: Mapping[str, str],
-    max_shard_size: str = MAX_SHARD_SIZE,
-) -> None:
-    """Write a folder that appears under its name when it is whole.
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes ``out`` when the block ends.
 
     Args:
-        out: must not be there, or be empty: then it is filled when all is written, ``config.json``
-            last.
-        tensors: contiguous, by transformers' names; split as transformers does it where they
-            exceed ``max_shard_size``.
-        texts: contents of the other files by name.
+        out: must not be there, or be empty: then it is filled with what was written, a
+            ``config.json`` last.
 
     Raises:
         UserError: ``out`` holds something.
@@ -104,12 +98,10 @@ def write_folder(
     try:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
-        for name, text in texts.items():
-            write_synced(writing / name, text)
-        _write_tensors(writing, tensors, max_shard_size)
+        yield writing
         sync_folder(writing)
         if is_there:
-            _move_files(writing, out)
+            _move_all(writing, out)
         else:
             os.rename(writing, out)
             sync_folder(out.parent)
@@ -119,17 +111,37 @@ def write_folder(
         shutil.rmtree(writing, ignore_errors=True)
 
 
-def _move_files(source: Path, folder: Path) -> None:
-    """All of them or none; last ``config.json``, by which a folder of transformers is known."""
+def _move_all(source: Path, folder: Path) -> None:
+    """All or nothing; last ``config.json``, by which a folder of transformers is known."""
     moved = []
     try:
         for path in sorted(source.iterdir(), key=lambda path: path.name == CONFIG):
             moved.append(path.rename(folder / path.name))
     except OSError:
         for path in moved:
-            path.unlink(missing_ok=True)
+            path.rename(source / path.name)
         raise
     sync_folder(folder)
+
+
+def write_folder(
+    out: Path,
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    max_shard_size: str = MAX_SHARD_SIZE,
+) -> None:
+    """Write a folder that appears under its name when it is whole; raises as ``appearing``.
+
+    Args:
+        out: as of ``appearing``.
+        tensors: contiguous, by transformers' names; split as transformers does it where they
+            exceed ``max_shard_size``.
+        texts: contents of the other files by name.
+    """
+    with appearing(out) as folder:
+        for name, text in texts.items():
+            write_synced(folder / name, text)
+        _write_tensors(folder, tensors, max_shard_size)
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: str) -> None:

@@ -16,12 +16,15 @@ from small_runs import saved
 from tiny import JOINT, STEPS, write_task
 from worlds import Job, train
 
+from selfdistill import export
 from selfdistill.cli import main
 from selfdistill.config_file import load_config
 from selfdistill.data.loader import _Plan
 from selfdistill.engine.interval import OF_A_MODALITY
 from selfdistill.engine.saving import Saver
+from selfdistill.errors import SelfdistillError
 from selfdistill.evaluation import Evaluation
+from selfdistill.hub.writer import write_folder
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.objective.state import of_student
@@ -291,9 +294,22 @@ def test_the_time_of_training_goes_on(config: Config, here: Pretrain, tmp_path: 
 
 
 def test_export(
-    reference: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reference: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, out = reference(JOINT), tmp_path / "out"
+
+    def full(folder: Path, *parts: Any) -> None:
+        if folder.name == "text":
+            raise SelfdistillError("no space left on device")
+        write_folder(folder, *parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_folder", full)
+        assert main(["export", str(run), "--out", str(out)]) == 1
+    assert not out.exists(), "what was written before is in the way of the next try"
     capsys.readouterr()
     assert main(["export", str(run), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -44,7 +44,8 @@ COMMANDS = (
     bench,
 )
 """In the order in which they are listed."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EBUSY)
+DISK_ERRORS = (*WRITE_ERRORS, errno.EIO, errno.ESTALE)
 OF_ONE_PROCESS = (SelfdistillError, DataBudgetError)
 """Errors, but not their subclasses, of one process of a run, which says them whichever it is."""
 HEAD_START = 2.0
@@ -73,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
+        what = "write" if error.errno in WRITE_ERRORS else "read or write"
         where = error.filename or "the output"
-        print(f"selfdistill: cannot write {where}: {error.strerror}", file=sys.stderr)
+        print(f"selfdistill: cannot {what} {where}: {error.strerror}", file=sys.stderr)
         _drop_output()
         return SelfdistillError.exit_code
     return 0

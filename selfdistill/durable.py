@@ -1,5 +1,6 @@
 """Files that survive a crash: whole, or not there."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +21,14 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the names in a folder are on the disk, where the file system knows how to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # folders shared with a virtual machine, or by a server
+            error.filename = str(path)
+            raise
     finally:
         os.close(descriptor)
 

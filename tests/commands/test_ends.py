@@ -1,5 +1,6 @@
 """How a command ends that cannot go on: what it says, once, and its exit code."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from launching import command
 from run_folders import write_run
 
 from selfdistill import cli
+from selfdistill.cli import main
 from selfdistill.errors import DataBudgetError, HealthError, Preempted, SelfdistillError, UserError
 
 WAITING = """
@@ -56,6 +58,24 @@ def test_output_without_room_is_told() -> None:
         )
     told = b"selfdistill: cannot write the output: No space left on device\n"
     assert (ended.returncode, ended.stderr) == (1, told)
+
+
+@pytest.mark.parametrize(("code", "what"), [(errno.EIO, "read or write"), (errno.EBUSY, "write")])
+def test_a_disk_that_fails_is_told(
+    code: int,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    run, page = str(write_run(tmp_path / "run")), str(tmp_path / "page.html")
+    monkeypatch.setattr(os, "rename", fails)
+    assert main(["report", run, "--out", page]) == 1
+    told = f"selfdistill: cannot {what} {page}: {os.strerror(code)}\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(

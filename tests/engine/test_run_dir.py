@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -226,6 +227,29 @@ def test_a_file_that_cannot_be_written_leaves_nothing_and_is_named(
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL])
+def test_a_folder_that_cannot_be_synced(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error is told with its place; not every file system can do it."""
+    sync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    path = tmp_path / "eval.json"
+    if code == errno.EINVAL:
+        write_atomically(path, "new")
+    else:
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            write_atomically(path, "new")
+        assert caught.value.filename == str(tmp_path)
+    assert path.read_text() == "new"
 
 
 def test_environment_holds_what_repeats_a_run_and_no_secret(

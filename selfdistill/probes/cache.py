@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,8 @@ from selfdistill.probes.features import Features, Rows
 
 FORMAT = 1
 ENTRY = "entry.json"
+OURS = re.compile("[0-9a-f]{32}")
+"""The names of entries."""
 WRITING = ".writing-"
 ABANDONED_SECONDS = 24 * 3600
 TOLD_BY = 256
@@ -112,6 +115,8 @@ class FeatureCache:
                         shutil.rmtree(path, ignore_errors=True)
                 elif (path / ENTRY).is_file():
                     entries.append((last, sum(f.stat().st_size for f in path.iterdir()), path))
+                elif OURS.fullmatch(path.name):  # killed while it was removed
+                    shutil.rmtree(path, ignore_errors=True)
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total > self.most and path.name not in self._used:

@@ -103,14 +103,18 @@ def test_nothing_half_written_stays(cache: FeatureCache) -> None:
     assert entries(cache) == []
 
 
-def test_what_killed_processes_left_goes_after_a_day(cache: FeatureCache) -> None:
+def test_what_killed_processes_left_goes(cache: FeatureCache) -> None:
     old, new = (cache.folder / f".writing-{name}" for name in ("old", "new"))
     for path in (old, new):
         path.mkdir()
         (path / "layer_000.npy").touch()
     os.utime(old, (1, 1))
-    cache.keep(KEY, batches())
+    cache.keep({"weights": 0}, batches())
     assert (old.exists(), new.exists()) == (False, True)
+    (half,) = set(entries(cache)) - {new}
+    (half / ENTRY).unlink()  # killed while it was removed
+    cache.keep(KEY, batches())
+    assert not half.exists()
 
 
 def test_what_another_process_takes_away_meanwhile(cache: FeatureCache) -> None:

@@ -78,19 +78,22 @@ class Evaluation:
             self.progress.log("the evaluation is broken off; it will be made when the run goes on")
             return None
         if found is None:
-            self.progress.log("the pictures are left out")
+            self.progress.log("the pictures are left out; the same command draws them later")
             return {}
         result = found[0]
         self.together.complete(lambda: self._keep(step, result))
         return by_modality({name: _scalars(result.get(name, {})) for name in self.parts})
 
     def lacks(self, step: int) -> bool:
-        """Whether there are labelled sets, and the log or ``eval.json`` has not what they make of
-        ``step``. What ``eval.json`` has of a later one, which the run has lost, comes again."""
+        """Whether the log or ``eval.json`` has not what labelled sets make of ``step``; where there
+        are none, whether pictures of it are missing. What is there of a later step, which the run
+        has lost, comes again."""
         mine = float(self.run_dir is not None and not self._has(step))
         return over_processes([mine], self.trainer.accelerator)[0] > 0
 
     def _has(self, step: int) -> bool:
+        if not self.evaluators:  # else eval.json, which is written behind them, tells
+            return not any(pictures.lacks(step) for pictures in self.pictures.values())
         last, writer = self._last(), self.trainer.writer
         found = [last.get(name, {}).get("step", -1) for name in self.evaluators]
         wanted = by_modality(

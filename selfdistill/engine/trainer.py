@@ -48,7 +48,7 @@ class Evaluate(Protocol):
         """Scalars to log after so many steps; None, on all processes: a signal put an end to it."""
 
     def lacks(self, step: int) -> bool:
-        """Whether there is an evaluation to be made, and that of ``step`` was not."""
+        """Whether there is an evaluation to be made, and that of ``step`` was not, or not all."""
 
 
 class Trainer:

@@ -1,5 +1,6 @@
 """The pictures of a run, drawn at its evaluations; what draws is imported when it is needed."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from selfdistill.probes.evaluate import Evaluator
 
 if TYPE_CHECKING:
     from selfdistill.pictures.drawing import Drawing
+
+DRAWN = "drawn.json"
+"""Beside the pictures: the step after which all of them were drawn."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,13 @@ class Pictures:
         """Whether the untrained encoder has to be given."""
         return not self._fails and (self._drawing is None or not self._drawing.knows_untrained)
 
+    def lacks(self, step: int) -> bool:
+        """Whether some are not there, or are of an earlier step."""
+        try:
+            return int(json.loads((self._folder / DRAWN).read_bytes())["step"]) < step
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+
     def __call__(self, step: int, untrained: Backbone | None, trained: Backbone) -> None:
         """Draw everything anew.
 
@@ -72,6 +83,7 @@ class Pictures:
                     write_atomically(self._folder / f"{file_name(name)}.png", content)
                     if self._writer is not None:
                         self._writer.write_picture(step, self._prefix + name, pixels(content))
+            write_atomically(self._folder / DRAWN, json.dumps({"step": step}) + "\n")
         except Exception as error:
             self._fails = True
             logger.warning("pictures cannot be drawn (%r); the run goes on without them", error)

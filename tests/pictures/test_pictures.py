@@ -26,7 +26,7 @@ from selfdistill.modalities.picture import Shown
 from selfdistill.pictures import drawing, scene
 from selfdistill.pictures.drawing import MOST_BYTES, as_png, file_name
 from selfdistill.pictures.examples import Grid, training_examples
-from selfdistill.pictures.run import Pictures
+from selfdistill.pictures.run import DRAWN, Pictures
 
 NAMES = {
     "audio": {"principal_components_over_time", "similarity_of_moments"},
@@ -38,7 +38,7 @@ ON = "eval.pictures=true"
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {DRAWN}
 
 
 def expected(modality: str, *maps: str) -> set[str]:
@@ -71,7 +71,7 @@ def test_without_labelled_sets_the_training_data_are_drawn(runs: SmallRuns, tmp_
     assert same(saved(tmp_path / "with", 3), saved(tmp_path / "without", 3))
     found = tmp_path / "with" / "pictures"
     assert files(found) == expected("image", "map_of_samples")
-    for path in found.iterdir():
+    for path in found.glob("*.png"):
         assert path.stat().st_size <= MOST_BYTES
         with Image.open(path) as picture:
             assert picture.width == 1050
@@ -133,7 +133,11 @@ def test_a_signal_breaks_it_off(
     assert checkpoint(run, 3).is_dir()
     assert runs.pretrain("image", run, *words) == 0
     assert (run / "eval.json").exists() == labelled
-    assert ("map_of_samples_by_kind.png" in files(run / "pictures")) == labelled
+    found = expected("image", "map_of_samples" + "_by_kind" * labelled)
+    assert files(run / "pictures") == found
+    times = {path: path.stat().st_mtime_ns for path in (run / "pictures").iterdir()}
+    assert runs.pretrain("image", run, *words) == 0, "and draws nothing once more"
+    assert {path: path.stat().st_mtime_ns for path in (run / "pictures").iterdir()} == times
 
 
 def test_chance_modes_and_weights_stay(

@@ -101,8 +101,9 @@ class MetricsWriter:
             SelfdistillError: ``metrics.jsonl`` cannot be written.
         """
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        _append(self._run_dir.metrics_path, {"step": step} | row)
+        # first: an evaluation that has its line is not made again when a run goes on
         self._try_board(lambda board: _add_scalars(board, step, values))
+        _append(self._run_dir.metrics_path, {"step": step} | row)
 
     def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Show uint8 [height, width, 3] in TensorBoard."""

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing import (  # type: ignore[import-untype
     event_accumulator,
 )
 
+from selfdistill.engine import metrics
 from selfdistill.engine.metrics import MetricsWriter, Progress, Throughput, by_modality
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
@@ -77,10 +78,20 @@ def test_what_a_step_has_written(run: RunDir) -> None:
     assert found == {"step": 2, "loss": 1.0, "eval/letter/knn": 0.5}
 
 
-def test_tensorboard_has_all_that_was_written_when_the_run_is_killed(run: RunDir) -> None:
+def test_tensorboard_has_all_that_was_written_when_the_run_is_killed(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has its line will not be written again, so that it must have its points."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     writer = MetricsWriter(run, tensorboard=True)
-    for step in (1, 2, 3):
+    for step in (1, 2):
         writer.write(step, {"loss": step})
+    monkeypatch.setattr(metrics, "_append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(3, {"loss": 3})
     events = event_accumulator.EventAccumulator(str(run.tensorboard)).Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
     writer.close()

@@ -15,7 +15,7 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.errors import UserError
 from selfdistill.modalities.audio import pack as audio_pack
 from selfdistill.modalities.audio.data import EXTENSIONS, seconds
-from selfdistill.modalities.audio.recordings import quiet_place
+from selfdistill.modalities.audio.recordings import quiet_place, read_values
 from selfdistill.packing.declaration import Job
 from selfdistill.packing.entries import Input
 
@@ -100,6 +100,19 @@ def test_every_format_can_be_cut(name: str, tmp_path: Path) -> None:
     assert {values.shape[1] for values, _ in pieces} == {2}
     total = sum(len(values) for values, _ in pieces)
     assert total == pytest.approx(len(whole), abs=0.02 * there)
+
+
+def test_a_part_of_an_mp3_is_what_it_is_in_the_whole() -> None:
+    """Also where less than a frame back was sought."""
+    rate, out = 44_100, io.BytesIO()
+    soundfile.write(out, noise(4.0, rate=rate), rate, format="MP3", bitrate_mode="VARIABLE")
+    whole, _ = soundfile.read(io.BytesIO(out.getvalue()), dtype="float32", always_2d=True)
+    with soundfile.SoundFile(io.BytesIO(out.getvalue())) as file:
+        for first in range(rate, 3 * rate, 1000):
+            file.seek(first)
+            file.read(1000)
+            part = read_values(file, first + 300, first + 2300, 0)
+            assert np.allclose(part, whole[first + 300 : first + 2300], atol=1e-4)
 
 
 def test_the_rate_can_be_changed(tmp_path: Path) -> None:

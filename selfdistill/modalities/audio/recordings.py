@@ -20,6 +20,9 @@ SEARCHED = 0.1
 """Share of --max-seconds in which a quiet place is looked for."""
 _QUIET = 0.1
 """Seconds over which loudness is taken."""
+_LEAD = 0.25
+"""Seconds that are read before what is wanted. The first frames of an MP3 behind a place that was
+sought may lack what earlier ones hold of them, and are noise then."""
 _BLOCK = 1 << 16
 TOLERANCE = 0.1
 """Seconds that a file may lack of what its header says; some headers are estimates."""
@@ -84,8 +87,7 @@ def quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
     )
     if searched < 2 * moment:
         return at
-    file.seek(at - searched)
-    values = file.read(searched, dtype="float64", always_2d=True)
+    values = _frames(file, at - searched, at, "float64")
     # what is no number is refused when the clip is read
     power = (np.nan_to_num(values, posinf=0.0, neginf=0.0) ** 2).mean(axis=1)
     sums = np.concatenate([[0.0], np.cumsum(power)])
@@ -98,12 +100,20 @@ def quiet_place(file: soundfile.SoundFile, at: int, max_seconds: float) -> int:
 
 def read_values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> np.ndarray:
     """Frames ``first`` to ``last``, [n, channels]; with a ``rate`` resampled, [n]."""
-    file.seek(first)
-    values = file.read(last - first, dtype="float32", always_2d=True)
+    values = _frames(file, first, last, "float32")
     _refuse_infinite(values)
     if rate and len(values):
         ratio = Fraction(rate, file.samplerate)
         values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
+    return values
+
+
+def _frames(file: soundfile.SoundFile, first: int, last: int, kind: str) -> np.ndarray:
+    """Frames ``first`` to ``last``, fewer where the file ends before, [n, channels]."""
+    start = max(first - int(_LEAD * file.samplerate), 0)
+    file.seek(start)
+    file.read(first - start, dtype=kind)
+    values: np.ndarray = file.read(last - first, dtype=kind, always_2d=True)
     return values
 
 

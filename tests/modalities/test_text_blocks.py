@@ -127,6 +127,28 @@ def test_a_frame_of_zstandard_that_is_cut_is_told(cut: int, tmp_path: Path) -> N
         assert len(found) < 2
 
 
+def test_rows_come_in_blocks_and_one_that_is_no_utf_8_spoils_no_other(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="reads Parquet")
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = [b"row %d, caf\xc3\xa9" % i for i in range(600)]
+    texts[300] = b"caf\xe9"
+    stored = pyarrow.array(texts, pyarrow.binary())
+    claimed = pyarrow.Array.from_buffers(pyarrow.string(), len(texts), stored.buffers())
+    path = tmp_path / "caf\udce9.parquet"
+    for column in (stored, claimed):
+        with open(path, "wb") as file:
+            parquet.write_table(pyarrow.table({"text": column}), file)
+        found, skipped = documents(path, path.read_bytes())
+        wanted = [(i, text.decode()) for i, text in enumerate(texts, 1) if i != 301]
+        assert [(document.line, document.text) for document in found] == wanted
+        assert [entry[:2] for entry in skipped] == [(f"{path.name} (301)", "text is not UTF-8")]
+    inputs = Inputs.of([Entry(str(path), path.name)])
+    sizes = [b.size for b in Blocks(inputs, "blank", "text") if isinstance(b, Block)]
+    assert 64 <= max(sizes) < 96
+
+
 def test_the_draw_is_from_all_over() -> None:
     blocks = [Block(0, "a", i, "line", b"x" * 100) for i in range(2000)]
     drawn = draw(blocks, seed=0, most=20_000)

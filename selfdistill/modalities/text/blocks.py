@@ -9,12 +9,12 @@ import importlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from selfdistill.errors import BadSample, UserError
-from selfdistill.modalities.text.documents import UTF_16, Block, Ends, Kind
+from selfdistill.modalities.text.documents import UTF_16, Block, Ends, Kind, row_size
 from selfdistill.packing.declaration import Skipped
 from selfdistill.packing.entries import Input
 from selfdistill.packing.inputs import Inputs
@@ -121,17 +121,42 @@ class Blocks:
 
     def _rows(self, number: int, source: Input) -> Iterator[Block | Skipped]:
         parquet = _required("pyarrow.parquet", "pyarrow", source.path)
-        with parquet.ParquetFile(source.path) as file:
+        # opened here, because pyarrow opens no name that is not UTF-8
+        with open(source.path, "rb") as raw, parquet.ParquetFile(raw) as file:
             columns = file.schema_arrow.names
             if self._field not in columns:
                 yield source.name, f"no column '{self._field}'", f"it has {', '.join(columns)}"
                 return
             row, before = 1, self.position
             for batch in file.iter_batches(_ROWS, columns=[self._field]):
-                values = batch.column(0).to_pylist()
                 self.position = before + source.size * row // (file.metadata.num_rows + 1)
-                yield Block(number, source.name, row, "rows", values)
-                row += len(values)
+                for values in _portions(_values(batch.column(0))):
+                    yield Block(number, source.name, row, "rows", values)
+                    row += len(values)
+
+
+def _values(column: Any) -> list[Any]:
+    """Of a column of Parquet; as bytes where it is to be text and one of them is no UTF-8."""
+    values: list[Any]
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        values = column.cast("binary").to_pylist()
+    return values
+
+
+def _portions(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Rows that follow each other, about ``BLOCK`` bytes at a time; a row may be a book."""
+    held: list[Any] = []
+    size = 0
+    for value in values:
+        held.append(value)
+        size += row_size(value)
+        if size >= BLOCK:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def _end(held: bytes, kind: Kind) -> int:

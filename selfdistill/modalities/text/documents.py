@@ -46,7 +46,7 @@ class Block:
         input, name: number and name of the file.
         line: the first.
         kind: how documents are told apart.
-        content: lines (bytes), or a list of the values of rows.
+        content: lines (bytes), or a list of the values of rows (texts as str or bytes).
     """
 
     input: int
@@ -58,9 +58,7 @@ class Block:
     @property
     def size(self) -> int:
         """Bytes, about."""
-        if self.kind == "rows":
-            return sum(len(value) for value in self.content if isinstance(value, str))
-        return len(self.content)
+        return sum(map(row_size, self.content)) if self.kind == "rows" else len(self.content)
 
     def documents(self, field: str) -> Iterator[Document | Skipped]:
         """The documents, and what of them has no text.
@@ -94,8 +92,13 @@ class Block:
             yield number + 1 - len(held), b"\n".join(held)
 
 
+def row_size(value: Any) -> int:
+    """Of the value of a row, about bytes."""
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
 def _text(raw: Any, kind: Kind, field: str) -> str:
-    text = raw if kind == "rows" else _decoded(raw)
+    text = _decoded(raw) if isinstance(raw, bytes) else raw
     if kind == "json":
         text = _entry(text, field)
     if not isinstance(text, str):

@@ -77,7 +77,7 @@ def inspect_data(
 
 def _is_config(name: str) -> bool:
     """Whether a name is that of a config, or like a recipe's."""
-    if name.lower().endswith(CONFIGS) or Path(name).exists() or set(name) & set("*?[{:"):
+    if name.lower().endswith(CONFIGS) or os.path.exists(name) or set(name) & set("*?[{:"):
         return name.lower().endswith(CONFIGS)
     return bool(difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.8))
 

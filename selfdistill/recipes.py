@@ -44,11 +44,14 @@ def find_config(name: str) -> Path:
     """The config of that path; where there is none, the recipe of that name.
 
     Raises:
-        UserError: there is neither; names like it are told.
+        UserError: there is neither; names like it are told. Or it cannot be looked for.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # too long a name, a folder without permission
+        raise UserError(f"config: cannot read '{name}': {error.strerror}") from error
     known = recipe_names()
     recipe = name.removesuffix(SUFFIX)
     if recipe in known:

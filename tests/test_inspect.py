@@ -463,6 +463,7 @@ def test_on_the_command_line(
     ("words", "message"),
     [
         (["nowhere.tar"], "SHARDS: no file matches 'nowhere.tar'"),
+        (["https://host/*.tar?" + "s" * 300], "SHARDS: 'https://host/.*' has wildcards"),
         (["nowhere.yaml"], "config: there is no file 'nowhere.yaml'"),
         (["CONFIG", "optim.rl=1"], "optim.rl: no such key"),
         (["CONFIG", "--modality", "text"], "--modality: the config has no 'text'; it has image"),

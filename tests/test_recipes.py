@@ -79,6 +79,11 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
         find_config(str(tmp_path))
 
 
+def test_a_name_may_be_too_long_to_look_for() -> None:
+    with pytest.raises(UserError, match="config: cannot read 'xxx.*': File name too long"):
+        find_config("x" * 300)
+
+
 def test_the_command_lists_them_and_prints_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Inputs named on a command line, as samples: files, folders of them, lines of text, shards."""
 
+import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -89,7 +90,9 @@ def find_inputs(names: Sequence[str]) -> list[Location]:
     found: list[Location] = []
     for name in names:
         path = Path(name)
-        found += [path] if path == STDIN or path.is_dir() else resolve([name], _KEY)
+        # not path.is_dir(), for which a long URL is an error
+        is_whole = path == STDIN or os.path.isdir(path)
+        found += [path] if is_whole else resolve([name], _KEY)
     return found
 
 

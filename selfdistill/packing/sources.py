@@ -36,8 +36,12 @@ class Sources:
         self.out = out.resolve()
         self.ignored: Counter[str] = Counter()
         for path in self.paths:
-            if not path.exists():
-                raise UserError(f"{_KEY}: there is no '{path}'; check the path")
+            try:
+                path.stat()
+            except FileNotFoundError as error:
+                raise UserError(f"{_KEY}: there is no '{path}'; check the path") from error
+            except OSError as error:
+                raise UserError(f"{_KEY}: cannot read '{path}': {error.strerror}") from error
             if path.resolve().is_relative_to(self.out):
                 raise UserError(
                     f"{_KEY}: '{path}' lies in --out '{out}'; write the shards elsewhere"

@@ -104,6 +104,7 @@ def test_sources_that_cannot_be(tmp_path: Path) -> None:
         ("a.txt", r"'.*a\.txt' is nothing that can be packed; give folders of \.wav, .*\.tsv"),
         ("out/in", r"'.*out/in' lies in --out"),
         ("out", r"'.*out' lies in --out"),
+        ("long" * 99, r"cannot read '.*long': File name too long"),
     ):
         with pytest.raises(UserError, match=rf"^SOURCE: {words}"):
             Sources([str(tmp_path / source)], PACKING, tmp_path / "out")

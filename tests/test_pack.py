@@ -317,6 +317,8 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["image", "none", "--out", "y"], "SOURCE: there is no 'none'; check the path"),
         (["image", "--out", "y"], "the following arguments are required: SOURCE"),
         (["image", ".", "--out", "y", "--seed=-1"], "-1 must not be negative"),
+        (["image", ".", "--out", "y", "--name=a/b"], "'a/b' must have 1 to 50 characters, no /"),
+        (["image", ".", "--out", "y", "--name=.a"], "'.a' must have 1 to 50 characters, no /"),
         (
             ["image", ".", "--out", "y", "--shard-size=1e-7"],
             "1e-7 must be between 0.001 and 1000000",

@@ -1,6 +1,7 @@
 """``selfdistill pack``."""
 
 import argparse
+import re
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -59,7 +60,10 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
     for field in fields(own):
         _add_option(parser, field, kinds[field.name])
     parser.add_argument(
-        "--name", default="train", help="what the shards' names begin with (default train)"
+        "--name",
+        type=_name,
+        default="train",
+        help="what the shards' names begin with (default train)",
     )
     parser.add_argument(
         "--shard-size", type=_megabytes, default=500.0, metavar="MB", help="about (default 500)"
@@ -90,6 +94,15 @@ def _add_option(parser: argparse.ArgumentParser, field: "Field[Any]", kind: Any)
         parser.add_argument(name, choices=get_args(kind), default=field.default, help=words)
     else:
         parser.add_argument(name, type=kind, default=field.default, help=words)
+
+
+def _name(text: str) -> str:
+    # no folder takes files whose names begin with a dot for its shards
+    if not re.fullmatch(r"[^./\n][^/\n]{0,49}", text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' must have 1 to 50 characters, no / and no dot in front"
+        )
+    return text
 
 
 def _megabytes(text: str) -> float:

@@ -17,7 +17,7 @@ from selfdistill.config import RunConfig
 from selfdistill.cores import cores
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, all_bad, why_bad
-from selfdistill.data.loader import Source, training_batches
+from selfdistill.data.loader import MAX_ATTEMPTS, Source, training_batches
 from selfdistill.data.order import SampleOrder
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import Modality, load_modality
@@ -129,16 +129,25 @@ def _cut(
 
 
 def _rounds(source: Source, modality: Modality, seed: int, seconds: float) -> Iterator[_Round]:
-    """Batches of the run, but for the first one, which warms up."""
+    """Batches of the run, but for the first one, which warms up, and those without a good sample,
+    whose bad ones count with the next."""
     order = SampleOrder(source.shards.sizes, seed)
     plan = source.steps(order, 1)
-    end, step = time.monotonic() + seconds, 0
-    while step <= MIN_ROUNDS or time.monotonic() < end:
+    end, step, made = time.monotonic() + seconds, 0, 0
+    bad: list[Bad] = []
+    while made <= MIN_ROUNDS or time.monotonic() < end:
         positions, samples = plan.share(step, 0, 1)
-        measured = _round(source, modality, seed, positions, samples)
-        if step:
-            yield measured
         step += 1
+        measured = _round(source, modality, seed, positions, samples)
+        measured.bad[:0] = bad
+        if measured.samples:
+            if made:
+                yield measured
+            made, bad = made + 1, []
+        elif len(measured.bad) > MAX_ATTEMPTS:
+            raise all_bad(measured.bad)
+        else:
+            bad = measured.bad
 
 
 def _round(
@@ -166,12 +175,11 @@ def _round(
         kept.append(position)
         if modality.length is not None:
             found.length += min(modality.length(members), pipeline.longest)
-    if not examples:
-        raise all_bad(found.bad)
-    began = clock()
-    batch = pipeline.collate(examples, row_keys(seed, np.array(kept, np.int64)))
-    found.seconds["collate"] = clock() - began
-    found.samples, found.tokens = len(examples), tokens_of(batch)
+    if examples:
+        began = clock()
+        batch = pipeline.collate(examples, row_keys(seed, np.array(kept, np.int64)))
+        found.seconds["collate"] = clock() - began
+        found.samples, found.tokens = len(examples), tokens_of(batch)
     return found
 
 

@@ -111,6 +111,9 @@ def test_bad_samples_are_counted_and_left_out(tmp_path: Path, rng: np.random.Gen
     found = measured(config_of(tmp_path, "image", *samples), "train.batch_size=4")
     assert found["modalities"]["image"]["bad"] == {"undecodable image": 5}
     assert found["modalities"]["image"]["batch"] == 3
+    few = config_of(tmp_path, "image", image(rng, 0), *3 * [{"png": b"no image"}])
+    found = measured(few, "train.batch_size=1")["modalities"]["image"]
+    assert (found["batch"], found["bad"]) == (1, {"undecodable image": 16})
     with pytest.raises(DataBudgetError, match="every sample tried was bad"):
         measured(config_of(tmp_path, "image", {"png": b"no image"}))
 

@@ -94,7 +94,10 @@ def _shards_at(name: str, key: str) -> list[Path]:
     # as for globs; macOS puts a ._NAME beside every file on the disks of others
     shards = [p for p in inside if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
     if not shards:
-        raise UserError(f"{key}: folder '{name}' has no {', '.join(SUFFIXES)} file; check the path")
+        raise UserError(
+            f"{key}: folder '{name}' has no {', '.join(SUFFIXES)} file; check the path, or make "
+            "shards of what is in it with selfdistill pack"
+        )
     return shards
 
 

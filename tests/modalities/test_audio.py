@@ -181,6 +181,11 @@ def test_a_length_that_the_header_makes_up_does_no_harm(pipeline: AudioPipeline)
     content[22:26] = b"\xff" * 4
     with pytest.raises(BadSample, match="undecodable audio"):
         pipeline.decode({"flac": bytes(content)})
+    content[21] &= 0xF0  # none
+    content[22:26] = bytes(4)
+    for read in (pipeline.decode, data.seconds):
+        with pytest.raises(BadSample, match="FLAC without its length, as written to a pipe"):
+            read({"flac": bytes(content)})
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3e38])

@@ -23,6 +23,8 @@ MAX_VALUES = 2**27
 is never used. Headers may announce any length."""
 EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3")
 MIN_RATE, MAX_RATE = 1_000, 400_000
+_UNKNOWN = 2**63 - 1
+"""Frames that libsndfile tells of a FLAC whose length is not in its header."""
 
 
 def shortest_clip(conv_layers: Sequence[Sequence[int]]) -> int:
@@ -34,11 +36,11 @@ def seconds(sample: Mapping[str, bytes]) -> float:
     """Length of a clip as its header says.
 
     Raises:
-        BadSample: it is no audio.
+        BadSample: it is no audio, or the header does not say.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(_member(sample))) as file:
-            return file.frames / file.samplerate
+            return _frames(file) / file.samplerate
     except RuntimeError as error:
         raise BadSample("undecodable audio", told(error)) from error
 
@@ -53,6 +55,13 @@ def _member(sample: Mapping[str, bytes]) -> bytes:
     if not data:
         raise BadSample("empty audio")
     return data
+
+
+def _frames(file: soundfile.SoundFile) -> int:
+    frames: int = file.frames
+    if frames == _UNKNOWN:  # soundfile cannot read it to its end
+        raise BadSample("FLAC without its length, as written to a pipe; write it to a file")
+    return frames
 
 
 class AudioPipeline(InputPipeline):
@@ -76,7 +85,7 @@ class AudioPipeline(InputPipeline):
         data = _member(sample)
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
-                rate, most = file.samplerate, min(file.frames, MAX_VALUES // file.channels)
+                rate, most = file.samplerate, min(_frames(file), MAX_VALUES // file.channels)
                 waveform = file.read(most, dtype="float32", always_2d=True)
         except RuntimeError as error:
             raise BadSample("undecodable audio", told(error)) from error

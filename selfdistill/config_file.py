@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from functools import cache
 from os.path import expanduser
@@ -106,12 +106,12 @@ def _check_yaml(override: str) -> None:
         ) from error
 
 
+OWN = ("encoder", "mask", "input")
+"""Sections whose keys the modality declares."""
 HERE = ("run_dir", "resume")
 """Keys that name a place on this machine, in which ~ is its user's home."""
 SECTIONS = (
-    "encoder",
-    "mask",
-    "input",
+    *OWN,
     "objective",
     "decoder",
     "teacher",
@@ -149,7 +149,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
             f"modality: {given['modality']}, but there are modalities, too; remove one of the two"
         )
     shared = {key: value for key, value in given.items() if key not in ("modality", "modalities")}
-    for key in ("encoder", "mask", "input", "data.train", "eval.tasks"):
+    for key in (*OWN, "data.train", "eval.tasks"):
         section, _, name = key.partition(".")
         value = shared.get(section)
         if (value or {}).get(name) if name and isinstance(value, dict) else value and not name:
@@ -214,7 +214,7 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
     modality = sections(given["modality"])
     schema, known = _schema(modality.encoder_config, modality.mask_config, modality.input_config)
     _refuse_interpolation(given, "")
-    _refuse_unknown(given, known, "")
+    _refuse_unknown(given, known, given["modality"])
     try:
         merged: Any = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except (OmegaConfBaseException, TypeError) as error:
@@ -267,32 +267,68 @@ def _refuse_interpolation(value: Any, key: str) -> None:
         raise UserError(f"{key}: '{value}' interpolates; write the value itself")
 
 
-def _refuse_unknown(given: dict[str, Any], known: Any, prefix: str) -> None:
-    for name, value in given.items():
+def _refuse_unknown(given: dict[str, Any], known: Any, modality: str) -> None:
+    """Name the first key that there is not, and what may be meant: a key of that name in another
+    section, else the one beside it that is most like it."""
+    every = _dotted(known, "")
+    for prefix, name, beside in _unknown(given, known, ""):
         key = f"{prefix}{name}"
+        if key in every:
+            section = key.rpartition(".")[0]
+            raise UserError(f"{key}: in a file a key stands below its section, here {section}:")
+        near = [other for other in every if other.rpartition(".")[2] == name]
+        near = near or [f"{prefix}{difflib.get_close_matches(name, beside, n=1, cutoff=0.0)[0]}"]
+        whose = f" of {modality}" if prefix.partition(".")[0] in OWN else ""
+        raise UserError(f"{key}: no such key{whose}; the nearest valid one is {' or '.join(near)}")
+
+
+def _unknown(
+    given: dict[str, Any], known: Any, prefix: str
+) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Keys that there are not: their section, their name, and the names that it has."""
+    for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.0)
-            raise UserError(f"{key}: no such key; the nearest valid one is {prefix}{near[0]}")
+            yield prefix, str(name), [str(other) for other in known]
         # tasks are named by the user
-        if isinstance(value, dict) and isinstance(known[name], dict) and known[name]:
-            _refuse_unknown(value, known[name], f"{key}.")
+        elif isinstance(value, dict) and isinstance(known[name], dict) and known[name]:
+            yield from _unknown(value, known[name], f"{prefix}{name}.")
+
+
+def _dotted(known: Any, prefix: str) -> list[str]:
+    """The keys in all sections, and the sections."""
+    found = []
+    for name, value in known.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            found += _dotted(value, f"{prefix}{name}.")
+    return found
 
 
 def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
     """Name the key of a wrong type where OmegaConf does not."""
     for name, value in given.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and isinstance(schema[name], DictConfig) and schema[name]:
-            _refuse_misfits(schema[name], value, f"{key}.")
-            continue
-        try:
-            OmegaConf.merge(schema, {name: value})
-        except (OmegaConfBaseException, TypeError) as error:
-            full = str(getattr(error, "full_key", None) or key)
-            full = full if full.startswith(key) else key
-            for part in full.removeprefix(key).split(".")[1:]:
-                value = value[part] if isinstance(value, dict) and part in value else value
-            raise UserError(f"{full}: {value!r} does not fit: {_in_words(error, value)}") from error
+        pieces = {key: (value, value)}
+        if isinstance(value, dict) and isinstance(schema[name], DictConfig):
+            if schema[name]:
+                _refuse_misfits(schema[name], value, f"{key}.")
+                continue
+            pieces = {f"{key}.{own}": ({own: part}, part) for own, part in value.items()}
+        for piece, (merged, shown) in pieces.items():
+            try:
+                OmegaConf.merge(schema, {name: merged})
+            except (OmegaConfBaseException, TypeError) as error:
+                raise _misfit(error, piece, shown) from error
+
+
+def _misfit(error: Exception, key: str, value: Any) -> UserError:
+    full = str(getattr(error, "full_key", None) or key)
+    full = full if full.startswith(key) else key
+    for part in full.removeprefix(key).split(".")[1:]:
+        value = value[part] if isinstance(value, dict) and part in value else value
+    if value is None:
+        return UserError(f"{full}: has no value; give it one, or leave the key out")
+    return UserError(f"{full}: {value!r} does not fit: {_in_words(error, value)}")
 
 
 def _in_words(error: Exception, value: Any) -> str:
@@ -315,7 +351,7 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
     given: dict[str, Any] = all_redacted(_lists(asdict(replace(config, modalities={}))))
     if not config.modalities:
         return given
-    for key in ("modality", "strategy", "encoder", "mask", "input"):
+    for key in ("modality", "strategy", *OWN):
         del given[key]
     parts = {name: _own_sections(part) for name, part in config.modalities.items()}
     given["modalities"] = all_redacted(parts)

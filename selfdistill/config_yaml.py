@@ -32,13 +32,13 @@ def read_sections(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is no YAML of plain values in sections.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
     except OSError as error:
         raise UserError(f"config: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"config: {path} is not plain YAML: {' '.join(str(error).split())}"
-        ) from error
+        words = str(error).replace(f'in "{path}", line', "in line")
+        raise UserError(f"config: {path} is not plain YAML: {' '.join(words.split())}") from error
     except RecursionError as error:
         raise UserError(f"config: {path} {TOO_DEEP}") from error
     if not isinstance(content, dict):

@@ -98,12 +98,15 @@ def test_a_dumped_config_reads_back_equal(modality: str, load: Make, tiny_config
         ("teacher: {own_local_encoder: true}", "teacher.own_local_encoder", "teacher."),
         ("encoder: {conv_layers: []}", "encoder.conv_layers", "encoder."),
         ("7: 8", "7", ""),
+        ("lr: 1.0", "lr", "optim.lr"),  # the same name in another section
+        ("optim: {batch_size: 4}", "optim.batch_size", "train.batch_size or eval.batch_size"),
     ],
 )
 def test_unknown_keys_are_named_with_the_nearest(
     given: str, key: str, nearest: str, load: Make
 ) -> None:
-    start = f"{key}: no such key; the nearest valid one is {nearest}"
+    whose = " of text" if key.startswith(("encoder.", "mask.", "input.")) else ""
+    start = f"{key}: no such key{whose}; the nearest valid one is {nearest}"
     assert refused(load, TEXT + given).startswith(start)
 
 
@@ -149,7 +152,10 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
         ("optim.betas=[0.9]", "optim.betas: [0.9] does not fit: it must have 2 values"),
         ("eval.tasks.a=b", "eval.tasks.a: 'b' does not fit: it is a section; set the keys"),
         ("eval.tasks.a.train=b", "eval.tasks.a.train: 'b' does not fit: it must be a list"),
+        ("eval.tasks.a=[b]", "eval.tasks.a: ['b'] does not fit: it is a section; set the keys"),
         ("data.train.a=b", "data.train: {'a': 'b'} does not fit: it is no section"),
+        ("train.steps=", "train.steps: has no value; give it one"),
+        ("data.train=", "data.train: has no value; give it one"),
     ],
 )
 def test_lists_and_sections_are_asked_for_in_words(override: str, words: str, load: Make) -> None:
@@ -182,6 +188,13 @@ def test_a_key_that_is_there_twice_is_refused(load: Make) -> None:
     assert "it has 'train' twice, the second time in" in refused(load, text)
     assert "line 3" in refused(load, TEXT + "train: {steps: 9, steps: 9}\n")
     assert load(TEXT + "model: {<<: {width: 8, heads: 4}, width: 16}").model.width == 16
+
+
+def test_a_mistake_in_the_yaml_is_told_with_its_line(load: Make) -> None:
+    words = "is not plain YAML: mapping values are not allowed here in line 3, column 8"
+    assert refused(load, TEXT + "  train: {}\n").endswith(words)
+    words = "train.steps: in a file a key stands below its section, here train:"
+    assert refused(load, TEXT + "train.steps: 9\n") == words
 
 
 def test_tags_are_not_executed(load: Make, tmp_path: Path) -> None:

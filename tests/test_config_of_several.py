@@ -169,7 +169,7 @@ def test_a_dumped_config_reads_back_equal(text: str, load: Load) -> None:
         # what a run over one would refuse, too
         (
             "modalities: {text: {mask: {mask_pro: 1}}}",
-            "modalities.text: mask.mask_pro: no such key; the nearest valid one is mask.mask_prob",
+            "modalities.text: mask.mask_pro: no such key of text; the nearest valid one",
         ),
         ("modalities: {text: {mask: {mask_prob: x}}}", "modalities.text: mask.mask_prob: 'x' does"),
         ("modalities: {text: {mask: 3}}", "modalities.text: mask: 3 does not fit"),

@@ -55,6 +55,7 @@ Less than those after which a process gives up that has lost another one."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (see ``selfdistill.errors``)."""
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _unforeseen
@@ -80,6 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return SelfdistillError.exit_code
     return 0
+
+
+def _open_what_is_closed() -> None:
+    """Python has None for a stream that is closed when it starts, as by ``>&-``; and the next file
+    that is opened would take its number, and get what is meant for the stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _rank() -> str:

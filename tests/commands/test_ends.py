@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,6 +49,13 @@ def test_output_that_nobody_reads_is_no_error(words: list[str], tmp_path: Path) 
         [sys.executable, "-m", "selfdistill", *words], stdout=writing, stderr=subprocess.PIPE
     )
     os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(streams: str) -> None:
+    words = f"{shlex.quote(sys.executable)} -m selfdistill recipes image/sample {streams}"
+    ended = subprocess.run(words, shell=True, capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 

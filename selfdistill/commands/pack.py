@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
         help="write folders of files as shards for training",
         description="Write folders of files as WebDataset shards for training. Each modality has "
         "options of its own: selfdistill pack MODALITY --help.",
+        usage="%(prog)s MODALITY SOURCE... --out DIR [option ...]",
     )
     pack.add_argument("modality", metavar="MODALITY", help="such as image")
     pack.add_argument(
@@ -66,17 +67,17 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         help="what the shards' names begin with (default train)",
     )
     parser.add_argument(
-        "--shard-size", type=_megabytes, default=500.0, metavar="MB", help="about (default 500)"
+        "--shard-size", type=megabytes, default=500.0, metavar="MB", help="about (default 500)"
     )
     parser.add_argument(
-        "--min-shards", type=_count, default=1, metavar="N", help="so many at least (default 1)"
+        "--min-shards", type=count, default=1, metavar="N", help="so many at least (default 1)"
     )
     parser.add_argument(
         "--seed", type=seed, default=0, help="of the order of the samples (default 0)"
     )
     parser.add_argument(
         "--workers",
-        type=_count,
+        type=count,
         default=cores(),
         metavar="N",
         help="processes (default: all cores)",
@@ -105,13 +106,13 @@ def _name(text: str) -> str:
     return text
 
 
-def _megabytes(text: str) -> float:
+def megabytes(text: str) -> float:
     if not 0.001 <= (value := float(text)) <= 1e6:
         raise argparse.ArgumentTypeError(f"{text} must be between 0.001 and 1000000")
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return value

@@ -192,7 +192,10 @@ def _label(axes: Axes, chart: Chart, logarithmic: bool) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        values = [value for curve in chart.curves for value in curve.values if isfinite(value)]
+        # of what is counted there is no half
+        whole = all(value % 1 == 0 for value in values)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=whole))
     largest = max(map(abs, axes.get_ylim()))
     text = percent if chart.share else lambda value, _: _number(value, largest)
     axes.yaxis.set_major_formatter(FuncFormatter(text))

@@ -358,6 +358,11 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
         assert ("var(--c0)" in drawn) == bool(values)
 
 
+def test_counts_have_whole_numbers_beside_them() -> None:
+    drawn = svg(Chart("", [Curve("", [1, 2], [0.0, 0.0])]), {"": 0}, "p")
+    assert Page(drawn).text == "0 1 2 0 1"
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write_run(tmp_path / "good")
     (tmp_path / "empty").mkdir()

@@ -16,7 +16,7 @@ from selfdistill.outputs import check_output
 from selfdistill.plots import Curve, Panel, draw
 from selfdistill.probes.table import PROBES, aligned
 from selfdistill.run_record import check_named_once
-from selfdistill.run_scores import Place, Run, differing, read_run
+from selfdistill.run_scores import Place, Run, differing, levels_of_several, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,7 @@ def _panel(place: Place, runs: Sequence[Run]) -> Panel:
     curves = [
         _curve(name, place, group) for name, group in zip(names, groups.values(), strict=True)
     ]
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        for name, level in run.levels.get(place, {}).items():
-            found.setdefault(name, []).append(level)
-    levels = {name: mean(values) for name, values in found.items()}
+    levels = levels_of_several(run.levels.get(place, {}) for run in runs)
     return Panel(", ".join(place), curves, levels)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from selfdistill.errors import UserError
@@ -101,3 +102,17 @@ def levels(record: Record, modality: str, task: str, probe: str) -> dict[str, fl
         "untrained": "untrained encoder",
     }
     return {name: table[source] for source, name in names.items() if table.get(source) is not None}
+
+
+def levels_of_several(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of the baselines of several runs; where they differ, the name tells how far."""
+    values: dict[str, list[float]] = {}
+    for own in found:
+        for name, level in own.items():
+            values.setdefault(name, []).append(level)
+    return {_spread(name, of_runs): mean(of_runs) for name, of_runs in values.items()}
+
+
+def _spread(name: str, values: Sequence[float]) -> str:
+    low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))
+    return name if low == high else f"{name}, mean of {low} to {high} %"

@@ -158,7 +158,7 @@ def test_repeats_are_one_curve(make_run: MakeRun, panels: list[Panel], tmp_path:
     assert (full.at, full.values) == ([2, 3], [pytest.approx(0.2), pytest.approx(0.4)])
     assert (full.low, full.high) == ([0.1, 0.2], [0.3, 0.6])
     assert (visible.has_band, full.has_band) == (False, True)
-    assert panels[0].levels == {"raw input": pytest.approx(0.5)}
+    assert panels[0].levels == {"raw input, mean of 40.0 to 60.0 %": pytest.approx(0.5)}
     assert "40.0 (20.0 to 60.0)" in table
 
 

@@ -12,7 +12,7 @@ from selfdistill.reports.chart import Chart, svg
 from selfdistill.reports.html import key, levels_key, runs_table, sentence
 from selfdistill.run_files import section
 from selfdistill.run_record import Record
-from selfdistill.run_scores import levels
+from selfdistill.run_scores import levels, levels_of_several
 
 _SOURCES = {"raw": "raw input", "untrained": "untrained encoder", "trained": "trained encoder"}
 _NORMAL = 1.96
@@ -219,13 +219,14 @@ def _overlay(
 ) -> str:
     modality, task, probe = place
     curves = []
-    baselines: dict[str, float] = {}
+    found = []
     for name, record in records.items():
         points = record.scores(modality).get((task, probe), {})
         steps: Sequence[int] = sorted(points)
         if steps:
             curves.append(Curve(name, steps, [points[step] for step in steps]))
-            baselines = baselines or levels(record, modality, task, probe)
+            found.append(levels(record, modality, task, probe))
+    baselines = levels_of_several(found)
     title = f"{modality}, {task}: {PROBES.get(probe, probe)} probe"
     drawn = svg(Chart(title, curves, levels=baselines, share=True), numbers, f"s{next(ids)}-")
     return (

@@ -44,7 +44,14 @@ COMMANDS = (
     bench,
 )
 """In the order in which they are listed."""
-WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EBUSY)
+WRITE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EBUSY,
+)
 DISK_ERRORS = (*WRITE_ERRORS, errno.EIO, errno.ESTALE)
 OF_ONE_PROCESS = (SelfdistillError, DataBudgetError)
 """Errors, but not their subclasses, of one process of a run, which says them whichever it is."""
@@ -73,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _drop_output()  # such as "| head": what is left needs no reader
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _say(UserError(f"{error.filename}: {error.strerror}"))
+            return UserError.exit_code
         if error.errno not in DISK_ERRORS:
             raise
         what = "write" if error.errno in WRITE_ERRORS else "read or write"

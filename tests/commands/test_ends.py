@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -84,6 +85,24 @@ def test_a_disk_that_fails_is_told(
     assert main(["report", run, "--out", page]) == 1
     told = f"selfdistill: cannot {what} {page}: {os.strerror(code)}\n"
     assert capsys.readouterr().err == told
+
+
+def test_a_file_that_may_not_be_so_large_is_told(tmp_path: Path) -> None:
+    words = ["report", str(write_run(tmp_path / "run")), "--out", "r.html"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "selfdistill", *words],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+    )
+    told = b"selfdistill: cannot write r.html: File too large\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_name_that_is_too_long_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["watch", 300 * "x"]) == 2
+    assert capsys.readouterr().err == f"selfdistill: {300 * 'x'}: File name too long\n"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from selfdistill.commands.shared import CONFIG, Commands, add_command, path
+from selfdistill.commands.shared import CONFIG, Commands, add_command, names_recipes, path
 
 if TYPE_CHECKING:
     from selfdistill.config import RunConfig
@@ -30,11 +30,13 @@ def add(commands: Commands) -> None:
         usage="%(prog)s [data] CONFIG [key=value ...] [--json] [--profile FILE] [--sweep batch] "
         "[--steps N]",
     )
-    bench.add_argument(
-        "overrides",
-        nargs="+",
-        metavar="CONFIG",
-        help=f"{CONFIG}; and key=value such as train.precision=bf16",
+    names_recipes(
+        bench.add_argument(
+            "overrides",
+            nargs="+",
+            metavar="CONFIG",
+            help=f"{CONFIG}; and key=value such as train.precision=bf16",
+        )
     )
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.add_argument(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from selfdistill.commands.shared import Commands, add_command, path, seed
+from selfdistill.commands.shared import Commands, add_command, names_recipes, path, seed
 
 
 def add(commands: Commands) -> None:
@@ -17,11 +17,13 @@ def add(commands: Commands) -> None:
         description="Say what is in shards, or in the data of a config, and show some samples; of "
         "a config as training sees them, with their masks.",
     )
-    inspect.add_argument(
-        "names",
-        nargs="+",
-        metavar="SHARDS|CONFIG",
-        help="shards, folders and globs; or a YAML file or recipe, and key=value",
+    names_recipes(
+        inspect.add_argument(
+            "names",
+            nargs="+",
+            metavar="SHARDS|CONFIG",
+            help="shards, folders and globs; or a YAML file or recipe, and key=value",
+        )
     )
     inspect.add_argument(
         "--out", type=path, metavar="FILE.html", help="or .png, .svg: what the samples look like"

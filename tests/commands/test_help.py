@@ -129,4 +129,6 @@ def completed(line: str) -> list[str]:
 
 def test_a_shell_completes_commands_and_recipes() -> None:
     assert completed("selfdistill pre") == ["pretrain"]
-    assert completed("selfdistill recipes image/sample") == ["image/sample", "image/sample_visible"]
+    for command in ("recipes", "inspect"):
+        found = completed(f"selfdistill {command} image/sample")
+        assert found == ["image/sample", "image/sample_visible"]

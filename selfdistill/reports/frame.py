@@ -21,6 +21,8 @@ _BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))
 _ASCII = "_.,-=+*#"
 _NARROWEST = 10
 """Letters that lines are broken at where a terminal has fewer still, and cut."""
+_SHORTEST_TITLE = 16
+"""Letters that stay of a figure's title in a narrow terminal."""
 _LONGEST = 48
 """Letters of a sparkline."""
 
@@ -104,6 +106,8 @@ def _progress(view: View, width: int) -> list[Line]:
         words.append(f"{rate:.3g} steps/s")
         if share < 1:
             words.append(f"{duration((record.steps - record.step) / rate)} left")
+    if len("  ".join(words)) > width:
+        words.remove(bar)
     return [Line("  ".join(words))]
 
 
@@ -134,8 +138,9 @@ def _figures(group: Group, width: int, blocks: str, several: bool) -> list[Line]
     titles = {name: _title(name) for name in names}
     bands = {name: _band(figure_of(name), group.bands.get(name)) for name in names}
     values = {name: figure_of(name).written(group.log.last(name)) for name in names}
-    wide = max(map(len, titles.values()))
     right = max(map(len, values.values()))
+    # the value says more than the end of a title
+    wide = min(max(map(len, titles.values())), max(width - right - 4, _SHORTEST_TITLE))
     middle = max(map(len, bands.values()))
     if 2 + wide + right + middle + 14 > width:
         middle = 0  # the sparkline says more
@@ -146,7 +151,7 @@ def _figures(group: Group, width: int, blocks: str, several: bool) -> list[Line]
         band = f"{bands[name]:{middle}}  " if middle else ""
         spark = sparkline(group.log.values[name], room, blocks)
         mark = "!" if finding else " "
-        text = f"{mark} {titles[name]:{wide}}  {values[name]:>{right}}  {band}{spark}"
+        text = f"{mark} {titles[name][:wide]:{wide}}  {values[name]:>{right}}  {band}{spark}"
         lines.append(Line(text, finding.status if finding else ""))
     return lines
 

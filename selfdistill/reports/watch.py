@@ -115,7 +115,7 @@ def watch(path: Path, every: float, once: bool, out: TextIO | None = None) -> No
         raise UserError(f"--every: {every:g} is no number of seconds above 0")
     out = out or sys.stdout
     watcher = Watcher(path)
-    live = out.isatty() and not once and os.environ.get("TERM") != "dumb"
+    live = _obeys(out) and not once
     if live:
         with _screen(out):
             while True:
@@ -134,6 +134,11 @@ def _lines(watcher: Watcher, out: TextIO) -> list[Line]:
     return frame(watcher.look(time.time()), width, _shows_blocks(out))
 
 
+def _obeys(out: TextIO) -> bool:
+    """Whether it is a terminal that takes commands."""
+    return out.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def _shows_blocks(out: TextIO) -> bool:
     try:
         "\u2581\u2588".encode(out.encoding or "ascii")
@@ -150,7 +155,7 @@ def _fitting(lines: Sequence[Line], height: int) -> list[Line]:
 
 
 def _toned(line: Line, out: TextIO) -> str:
-    if line.tone not in _TONES or not out.isatty() or os.environ.get("NO_COLOR"):
+    if line.tone not in _TONES or not _obeys(out) or os.environ.get("NO_COLOR"):
         return line.text
     return f"\x1b[{_TONES[line.tone]}m{line.text}\x1b[0m"
 

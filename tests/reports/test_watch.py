@@ -103,6 +103,10 @@ def test_lines_fit_into_the_terminal(width: int, tmp_path: Path) -> None:
     shown = frame(view, width, unicode=False)
     assert max(len(line.text) for line in shown) <= width
     assert any("Wait for data"[: width - 2] in line.text for line in shown)
+    if width >= 40:  # what a title begins with, and all of the value
+        waits = next(line.text for line in shown if "Teacher's distance" in line.text)
+        assert "0.05" in waits
+        assert any("10 steps/s" in line.text for line in shown)
 
 
 def test_of_layers_the_last_is_shown_and_of_parts_the_whole(tmp_path: Path) -> None:
@@ -279,10 +283,10 @@ def test_a_real_run(runs: SmallRuns, capsys: pytest.CaptureFixture[str]) -> None
 class Terminal:
     """``selfdistill watch`` on a terminal of 80 by 20."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, kind: str = "xterm") -> None:
         self.main, side = pty.openpty()
         termios.tcsetwinsize(side, (20, 80))
-        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+        environment = {**os.environ, "TERM": kind, "PYTHONIOENCODING": "utf-8"}
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
@@ -312,6 +316,12 @@ class Terminal:
         except OSError:  # the other side is closed
             pass
         return self.seen
+
+
+def test_a_terminal_without_commands_gets_none(tmp_path: Path) -> None:
+    terminal = Terminal(write_run(tmp_path / "run", [row(10)]), "dumb")
+    terminal.until("last line")
+    assert "\x1b" not in terminal.rest()
 
 
 @pytest.mark.parametrize(

@@ -427,7 +427,8 @@ def test_too_few_labels_name_the_option(
 ) -> None:
     found = call(runs.run("image"), *labelled("image"), few_shot=11)
     assert found.code == 2
-    assert "--train: class 0, 1 has 20 samples at least, --few-shot=11 needs 22" in found.err
+    words = "--train: there are too few samples of class 0, 1, 20 at the fewest; --few-shot=11"
+    assert f"{words} needs 22 of each class" in found.err
 
 
 def test_text_has_no_transcripts(

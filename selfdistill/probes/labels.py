@@ -65,9 +65,9 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     scarce = counts < needed
     if scarce.any():
         raise UserError(
-            f"{named.train}: class {listed(classes[scarce])} has {counts[scarce].min()} "
-            f"samples at least, {named.few_shot}={few_shot_labels} needs {needed} of each "
-            f"class; add samples, or lower {named.few_shot}"
+            f"{named.train}: there are too few samples of class {listed(classes[scarce])}, "
+            f"{counts.min()} at the fewest; {named.few_shot}={few_shot_labels} needs {needed} of "
+            f"each class; add samples, or lower {named.few_shot}"
         )
 
 

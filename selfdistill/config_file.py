@@ -97,6 +97,9 @@ def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
 def _check_yaml(override: str) -> None:
     try:
         OmegaConf.from_dotlist([override])
+    except UnicodeEncodeError as error:  # a name of a file need not be text
+        key, value = override.split("=", 1)
+        raise UserError(f"{key}: {value!a} is no UTF-8, as all of a config must be") from error
     except yaml.YAMLError as error:
         key, value = override.split("=", 1)
         why = getattr(error, "problem", None) or str(error).splitlines()[0]

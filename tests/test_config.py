@@ -154,6 +154,7 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
         ("eval.tasks.a.train=b", "eval.tasks.a.train: 'b' does not fit: it must be a list"),
         ("eval.tasks.a=[b]", "eval.tasks.a: ['b'] does not fit: it is a section; set the keys"),
         ("data.train.a=b", "data.train: {'a': 'b'} does not fit: it is no section"),
+        ("run_dir=l\udce4uf", r"run_dir: 'l\udce4uf' is no UTF-8"),
         ("train.steps=", "train.steps: has no value; give it one"),
         ("data.train=", "data.train: has no value; give it one"),
     ],

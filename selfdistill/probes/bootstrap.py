@@ -31,6 +31,19 @@ def mean_interval(values: np.ndarray, seed: int, groups: np.ndarray | None = Non
     return _percentiles(drawn @ distinct / total)
 
 
+def standard_error(right: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Of the mean p of n test samples: binomial, sqrt(p (1 - p) / n); with ``groups`` (int64 [n])
+    that of a mean over whole groups, whose samples may be right or wrong together.
+
+    Args:
+        right: float64 [n] from 0 to 1.
+    """
+    mean = right.mean()
+    if groups is None:
+        return float(np.sqrt(mean * (1 - mean) / len(right)))
+    return float(np.sqrt((np.bincount(groups, right - mean) ** 2).sum()) / len(right))
+
+
 def ratio_interval(tops: np.ndarray, bottoms: np.ndarray, seed: int) -> Interval:
     """The same of sum(tops) / sum(bottoms), [N] each, where samples are drawn with their pairs."""
     tops, bottoms = tops[bottoms > 0], bottoms[bottoms > 0]

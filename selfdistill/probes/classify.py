@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from selfdistill.probes.axes import PrincipalAxes
-from selfdistill.probes.bootstrap import Interval, mean_interval
+from selfdistill.probes.bootstrap import Interval, mean_interval, standard_error
 from selfdistill.probes.features import Features
 from selfdistill.probes.neighbours import vote
 from selfdistill.probes.regression import Classifier, fit_by_descent, fit_regression
@@ -38,7 +38,7 @@ class Score:
 
     Attributes:
         accuracy: share of the test split that is right, 0 to 1; a mean where there are draws.
-        standard_error: binomial, sqrt(p (1 - p) / n) over the n test samples.
+        standard_error: of the accuracy, see ``bootstrap.standard_error``.
         layer: the layer that did best on the validation part.
         std: deviation over the draws (n - 1 in the denominator), None without draws.
         interval: of the accuracy, 95 %; see ``mean_interval``.
@@ -65,7 +65,7 @@ def score(
     """The score of a layer; see ``Score.right`` and ``Features.groups``."""
     right = right.astype(np.float64)
     accuracy = float(right.mean())
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
+    error = standard_error(right, groups)
     return Score(accuracy, error, layer, std, mean_interval(right, seed, groups), (), right)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selfdistill.probes.bootstrap import DRAWS, mean_interval, ratio_interval
+from selfdistill.probes.bootstrap import DRAWS, mean_interval, ratio_interval, standard_error
 
 CASES, SAMPLES = 500, 400
 
@@ -39,3 +39,17 @@ def test_the_seed_decides_alone() -> None:
     assert mean_interval(right, 1) == mean_interval(right, 1)
     assert mean_interval(right, 1) != mean_interval(right, 2)
     assert mean_interval(np.ones(10), 0) == (1.0, 1.0)
+
+
+def test_the_standard_error_is_the_deviation_over_test_sets() -> None:
+    """Inputs of 8 tokens, which are told right together: they are worth fewer than their number."""
+    rng = np.random.default_rng(4)
+    inputs, groups = 200, np.repeat(np.arange(200), 8)
+    found = []
+    for _ in range(2000):
+        shares = np.repeat(rng.beta(1.2, 0.8, inputs), 8)
+        right = (rng.random(len(shares)) < shares).astype(float)
+        found.append((right.mean(), standard_error(right, groups), standard_error(right)))
+    deviation = np.std([mean for mean, _, _ in found])
+    assert np.mean([error for _, error, _ in found]) == pytest.approx(deviation, rel=0.05)
+    assert np.mean([error for _, _, error in found]) < 0.6 * deviation

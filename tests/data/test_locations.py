@@ -79,7 +79,7 @@ class TestHere:
             resolve([])
 
     def test_folder_without_shards(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"has no .tar, .tar.gz, .tgz file; .* selfdistill pack"):
+        with pytest.raises(UserError, match=r"has no .tar, .tar.gz, .tgz file; .* pack"):
             resolve([str(tmp_path)])
 
     def test_sample_of_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

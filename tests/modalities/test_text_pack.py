@@ -282,7 +282,7 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json .* 'text' it has body;"),
+        ("a.jsonl", rows(*[{"body": "Good."}] * 3).encode(), "3 x json .* has body; --field "),
         ("a.txt", b"caf\xe9\n\ncaf\xe9\n", "2 x text is not UTF-8 "),
         ("a.txt.gz", gzip.compress(PLAIN, mtime=0)[:-30], "1 x cannot be read to its end "),
         ("a.txt", b"", r"1 x empty text \(such as a\.txt: "),

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,8 +121,15 @@ def _entry(text: str, field: str) -> Any:
     if not isinstance(entries, dict):
         raise BadSample(reason, f"it is a {type(entries).__name__}")
     if field not in entries:
-        raise BadSample(reason, f"it has {', '.join(entries) or 'none'}"[:200])
+        raise BadSample(reason, there_are(entries))
     return entries[field]
+
+
+def there_are(names: Collection[str]) -> str:
+    """What could have been meant in place of an entry or a column that is not there."""
+    if not names:
+        return "it has none"
+    return f"it has {', '.join(names)}"[:200] + "; --field names another"
 
 
 def _decoded(raw: bytes) -> str:

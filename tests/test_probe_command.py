@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,21 @@ def test_one_set_is_split(
     assert again.json == first.json
     assert "found in" in again.err
     assert "found in" not in other.err
+
+
+def test_bad_samples_are_left_out_and_told(
+    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]]
+) -> None:
+    parts = [samples("image", count, 1, labelled=True) for count in (TRAIN, TEST)]
+    parts[0][3] |= {"png": b"no picture"}
+    found = call(runs.run("image"), *labelled("image", *parts), "--probes", "knn")
+    task = found.json["tasks"]["data"]
+    assert (task["train_samples"], task["test_samples"]) == (TRAIN - 1, TEST)
+    for source in ("raw", "untrained", "trained"):
+        assert re.search(
+            rf"{source}, .*: 1 of {TRAIN} samples are left out: 1 x undecodable image \(such as ",
+            found.err,
+        )
 
 
 def test_labels_from_a_file(

@@ -59,11 +59,16 @@ def _pinned(value: Any) -> Any:
     return value
 
 
-def all_bad(bad: Sequence[Bad]) -> DataBudgetError:
+def reasons_of(bad: Sequence[Bad]) -> str:
+    """Of how many, and the first few."""
     counts = Counter(reason for _, reason, _ in bad)
     reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
     examples = "; ".join(f"{key}: {reason} {detail}".strip() for key, reason, detail in bad[:5])
-    told = "; ".join((f"every sample tried was bad: {reasons} (such as {examples})", *_spread(bad)))
+    return f"{reasons} (such as {examples})"
+
+
+def all_bad(bad: Sequence[Bad]) -> DataBudgetError:
+    told = "; ".join((f"every sample tried was bad: {reasons_of(bad)}", *_spread(bad)))
     return DataBudgetError(told)
 
 

@@ -101,6 +101,10 @@ def gather(batches: Iterable[Rows]) -> Features:
     )
 
 
+def _tell_nobody(bad: Bad) -> None:
+    pass
+
+
 def encoder_rows(
     backbone: Backbone,
     samples: Samples,
@@ -109,6 +113,7 @@ def encoder_rows(
     tokens: bool = False,
     whole: bool = False,
     share: Share = ALL,
+    skip: Callable[[Bad], object] = _tell_nobody,
 ) -> Generator[Rows]:
     """Every layer of ``backbone``, batch by batch; bad samples are left out.
 
@@ -121,6 +126,7 @@ def encoder_rows(
         tokens: all valid tokens as float16; else their mean per sample, float32.
         whole: leave out the samples that are longer than the pipeline takes, too.
         share: of the samples.
+        skip: called with each bad sample.
 
     Raises:
         HealthError: a feature is not finite.
@@ -128,7 +134,7 @@ def encoder_rows(
     """
     device = next(backbone.parameters()).device
     with _frozen(backbone):
-        for chunk in _chunks(samples, pipeline, batch_size, share, whole):
+        for chunk in _chunks(samples, pipeline, batch_size, share, skip, whole):
             batch = pipeline.collate([example for _, (_, example, _) in chunk], None)
             batch = batch.to(device)
             states, padding = backbone.hidden_states(batch.inputs, batch.lengths)
@@ -147,9 +153,14 @@ def encoder_rows(
             yield Rows(layers, _labels(chunk), [number for number, _ in chunk], lengths)
 
 
-def baseline_rows(samples: Samples, pipeline: InputPipeline, share: Share = ALL) -> Iterator[Rows]:
+def baseline_rows(
+    samples: Samples,
+    pipeline: InputPipeline,
+    share: Share = ALL,
+    skip: Callable[[Bad], object] = _tell_nobody,
+) -> Iterator[Rows]:
     """The pipeline's features of the raw input, as a single layer; see ``encoder_rows``."""
-    for chunk in _chunks(samples, pipeline, BASELINE_BATCH, share):
+    for chunk in _chunks(samples, pipeline, BASELINE_BATCH, share, skip):
         rows = [pipeline.baseline(example) for _, (_, example, _) in chunk]
         layer = np.stack(rows).astype(np.float32, copy=False)
         yield Rows([layer], _labels(chunk), [number for number, _ in chunk])
@@ -195,13 +206,23 @@ Numbered = tuple[int, Example]
 
 
 def _chunks(
-    samples: Samples, pipeline: InputPipeline, size: int, share: Share, whole: bool = False
+    samples: Samples,
+    pipeline: InputPipeline,
+    size: int,
+    share: Share,
+    skip: Callable[[Bad], object],
+    whole: bool = False,
 ) -> Iterator[list[Numbered]]:
     """Numbers and examples of the samples that can be used."""
     bad: list[Bad] = []
     cropped: set[str] = set()
+
+    def leave_out(found: Bad) -> None:
+        bad.append(found)
+        skip(found)
+
     part = Part(samples, share.numbers(len(samples.keys), size))
-    examples = plain_examples(part, pipeline, bad.append, cropped.add)
+    examples = plain_examples(part, pipeline, leave_out, cropped.add)
     # when an example comes, all before it were yielded or found bad
     numbered = ((part.numbers[count + len(bad)], example) for count, example in enumerate(examples))
     kept = (entry for entry in numbered if not (whole and entry[1][0] in cropped))

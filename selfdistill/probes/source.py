@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from selfdistill.data.ledger import Bad, reasons_of
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
@@ -78,13 +79,15 @@ class Source:
         return replace(found, labels=split.labels[found.numbers])
 
     def _computed(self, split: Split, title: str, tokens: bool, whole: bool) -> Iterator[Rows]:
-        samples = split.samples
+        samples, pipeline = split.samples, self.pipeline
+        bad: list[Bad] = []
         rows: Iterable[Rows]
         if self.backbone is None:
-            rows = baseline_rows(samples, self.pipeline)
+            rows = baseline_rows(samples, pipeline, skip=bad.append)
         else:
+            size = self.batch_size
             rows = encoder_rows(
-                self.backbone, samples, self.pipeline, self.batch_size, tokens, whole
+                self.backbone, samples, pipeline, size, tokens, whole, skip=bad.append
             )
         with (
             logging_redirect_tqdm(),
@@ -102,6 +105,9 @@ class Source:
                     f"{title}: every sample is longer than the model takes, and labels or "
                     "transcripts of a part are not known; give shorter ones"
                 )
+        if bad:
+            total = len(split.labels)
+            say(f"{title}: {len(bad)} of {total} samples are left out: {reasons_of(bad)}")
 
 
 def say(line: str) -> None:

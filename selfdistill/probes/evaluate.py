@@ -1,5 +1,6 @@
 """The evaluation of a run: every probe on the raw input, the untrained and the trained encoder."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from selfdistill.probes.features import (
 from selfdistill.probes.labels import Named, check_labels
 from selfdistill.probes.panel import Panel
 from selfdistill.probes.sets import labels_of
+
+logger = logging.getLogger(__name__)
 
 SOURCES = ("raw", "untrained", "trained")
 EMBEDDED = 1_000
@@ -157,6 +160,13 @@ class Evaluator:
         )
         if train is None or test is None:
             return {}
+        for split, shards, found in (("train", task.train, train), ("test", task.test, test)):
+            if bad := len(shards) - len(found.labels):
+                logger.warning(
+                    "eval.tasks.%s.%s: %d of %d samples are bad and left out; selfdistill inspect "
+                    "says why",
+                    *(name, split, bad, len(shards)),
+                )
         self._check(name, train.labels, test.labels)
         self._sizes[name] = {
             "classes": len(np.unique(train.labels)),

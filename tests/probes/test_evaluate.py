@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from vectors import Encoder, VectorPipeline
 
 from selfdistill.config import EvalConfig, RunConfig, TaskConfig
-from selfdistill.errors import UserError
+from selfdistill.errors import BadSample, UserError
 from selfdistill.probes.evaluate import Evaluator
 from selfdistill.probes.labels import Named, check_labels
 from selfdistill.probes.table import render
@@ -119,6 +119,20 @@ def test_an_unlabelled_shard_is_refused(task: TaskConfig, write_shard: Write) ->
     bare = replace(task, train=[str(write_shard("bare", [None] * 20))])
     with pytest.raises(UserError, match=r"eval\.tasks\.x\.train: 20 of 20 samples have no label"):
         judged(Evaluator(run_config({"x": bare}), VectorPipeline()), None, Encoder(1.0))
+
+
+def test_bad_samples_are_told_once(task: TaskConfig, caplog: pytest.LogCaptureFixture) -> None:
+    class Picky(VectorPipeline):
+        def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
+            if sample["cls"] == b"2" and not refused:
+                refused.append(1)
+                raise BadSample("broken")
+            return super().decode(sample)
+
+    refused: list[int] = []
+    judged(Evaluator(run_config({"x": task}), Picky()), Encoder(0.0), Encoder(1.0))
+    said = "eval.tasks.x.train: 1 of 120 samples are bad and left out; selfdistill inspect says why"
+    assert caplog.messages == [said]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from selfdistill.packing.declaration import Job
 from selfdistill.packing.inputs import Inputs
 
 PLAN = "pack.json"
-_INPUTS = "inputs.npz"
+_INPUTS, _LOCK = "inputs.npz", "lock"
 _FORMAT = 1
 
 
@@ -51,9 +51,16 @@ def begin(job: Job, inputs: Inputs, plan: Mapping[str, Any]) -> bool:
         for unfinished in job.folder.glob(".*.writing"):  # of ``write_atomically``
             unfinished.unlink(missing_ok=True)
         return False
+    _empty(job)  # a kill while another job was forgotten leaves its surveys, reports and tokenizer
     inputs.save(job.state / _INPUTS)
     write_atomically(path, json.dumps(wanted, indent=1) + "\n")
     return True
+
+
+def _empty(job: Job) -> None:
+    for path in (*job.state.iterdir(), *job.beside.iterdir()):
+        if path not in (job.beside, job.state / _LOCK):
+            path.unlink()
 
 
 def _compare(job: Job, begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -93,7 +100,7 @@ def locked(job: Job) -> Iterator[None]:
     try:
         _refuse_foreign(job)
         job.beside.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(job.state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(job.state / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"--out: cannot write to {job.folder}: {error.strerror}") from error
     try:

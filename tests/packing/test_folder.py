@@ -77,6 +77,17 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".pack", "pack.json", "mine.writing"}
 
 
+def test_nothing_is_taken_over_from_a_job_that_was_half_forgotten(tmp_path: Path) -> None:
+    start(tmp_path)
+    state, job = tmp_path / ".pack", Job(tmp_path, Options())
+    for name in ("lot-000000.npz", "lot-000000.spill", "train-000000.tar.json", "beside/t.json"):
+        (state / name).touch()
+    (tmp_path / "pack.json").unlink()  # the first thing that goes
+    assert start(tmp_path, size=2)
+    assert {path.name for path in state.iterdir()} == {"beside", "inputs.npz", "lock"}
+    assert list(job.beside.iterdir()) == []
+
+
 def test_a_killed_begin_is_no_obstacle(tmp_path: Path) -> None:
     with locked(Job(tmp_path, Options())):
         (tmp_path / ".pack.json.writing").write_text("{")

@@ -214,6 +214,26 @@ def test_images_that_our_encoder_cannot_be(
         load_pretrained(str(path))
 
 
+@pytest.mark.parametrize("modality", ["audio", "image"])
+def test_what_nothing_tells_of_the_input_is_not_guessed_in_silence(
+    modality: str, folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a model was saved after fine-tuning and its processor was not."""
+    path = folder(modality)
+    load_pretrained(str(path))
+    assert "preprocessor_config.json" not in caplog.text
+    (path / "preprocessor_config.json").unlink()
+    load_pretrained(str(path))
+    assert f"{path} has no preprocessor_config.json; its encoder is taken for one of" in caplog.text
+
+
+def test_a_tokenizer_that_was_not_saved(folder: Callable[[str], Path]) -> None:
+    path = folder("text")
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=rf"MODEL: {path}: there is no tokenizer\.json; save the"):
+        load_pretrained(str(path))
+
+
 def test_a_size_may_be_told_twice(folder: Callable[[str], Path], exported: Exported) -> None:
     path = folder("image")
     size = json.loads((path / "config.json").read_text())["image_size"]

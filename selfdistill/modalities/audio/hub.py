@@ -1,6 +1,7 @@
 """transformers' ``Data2VecAudioModel``: names, config and feature extractor."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import block_names
 from selfdistill.modalities.hub import POST_NORM, block_fields, block_section, hold, require
 from selfdistill.renaming import weight_and_bias
+
+logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "Data2VecAudioModel"
 CONVS = "feature_extractor.conv_layers.{}"
@@ -97,10 +100,21 @@ def sections(
             "layer_drop": theirs["layerdrop"],
         },
         "mask": {"mask_length": theirs["mask_time_length"]},
-        "input": {
-            "sampling_rate": processor.get("sampling_rate", 16_000),
-            "normalize": processor.get("do_normalize", True),
-        },
+        "input": _input(processor, folder),
+    }
+
+
+def _input(processor: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    if not processor:
+        logger.warning(
+            "%s has no preprocessor_config.json; its encoder is taken for one of normalised sound "
+            "of 16000 Hz",
+            folder,
+        )
+        return {}
+    return {
+        "sampling_rate": processor.get("sampling_rate", 16_000),
+        "normalize": processor.get("do_normalize", True),
     }
 
 

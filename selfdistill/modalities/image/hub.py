@@ -121,7 +121,7 @@ def sections(
             "attention_dropout": theirs["attention_probs_dropout_prob"],
             "drop_path": theirs["drop_path_rate"],
         },
-        "input": {"size": [size, size], **_normalisation(processor, size)},
+        "input": {"size": [size, size], **_normalisation(processor, size, folder)},
     }
 
 
@@ -133,9 +133,14 @@ def _side(theirs: Mapping[str, Any], key: str) -> int:
     return sides[0]
 
 
-def _normalisation(processor: Mapping[str, Any], size: int) -> dict[str, list[float]]:
+def _normalisation(processor: Mapping[str, Any], size: int, folder: Path) -> dict[str, list[float]]:
     """Our mean and deviation, of pixels from 0 to 1, for what the processor does with its own."""
     if not processor:
+        logger.warning(
+            "%s has no preprocessor_config.json; its encoder is taken for one of pixels with "
+            "ImageNet's mean and deviation",
+            folder,
+        )
         return {}
     told = {key: value for key, value in processor.items() if value is not None}
     _warn_of_resizing(told, size)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from selfdistill.config import RunConfig
+from selfdistill.errors import UserError
 from selfdistill.modalities.base import HubFormat
 from selfdistill.modalities.block_names import block_names
 from selfdistill.modalities.hub import POST_NORM, block_fields, block_section, hold, require
+from selfdistill.modalities.text.roberta_json import has_roberta_files
 from selfdistill.modalities.text.tokenizer import (
     BOS_ID,
     EOS_ID,
@@ -73,6 +75,11 @@ def sections(
     require(theirs, {"position_embedding_type": "absolute"})
     if theirs.get("is_decoder"):
         logger.warning("the weights in %s are of a decoder; here they see both ways", folder)
+    if not (folder / TOKENIZER_FILE).exists() and not has_roberta_files(folder):
+        raise UserError(
+            f"there is no {TOKENIZER_FILE}; save the encoder's tokenizer there, too, as "
+            "save_pretrained of transformers' tokenizers does"
+        )
     tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
     return {
         "encoder": {"vocab_size": theirs["vocab_size"], "mask_id": tokenizer.mask_id},

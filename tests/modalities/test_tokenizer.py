@@ -393,7 +393,7 @@ def test_the_config_beside_it_says_what_is_not_in_it(tmp_path: Path) -> None:
 
 
 def test_repositories_older_than_tokenizer_json(tmp_path: Path) -> None:
-    """They have RoBERTa's vocab.json and merges.txt alone."""
+    """They have RoBERTa's vocab.json and merges.txt alone, and perhaps what was added."""
     whole = byte_level(tmp_path / "whole.json")
     content = json.loads(whole.read_text(encoding="utf-8"))
     merges = [" ".join(pair) for pair in content["model"]["merges"]]
@@ -405,6 +405,16 @@ def test_repositories_older_than_tokenizer_json(tmp_path: Path) -> None:
     strings = odd_strings() + strings_with_special_tokens()
     assert [ours.encode(s, 999) for s in strings] == [theirs.encode(s, 999) for s in strings]
     assert ours.is_same_as(parse_tokenizer(ours.content, whole))
+    added = tmp_path / "added_tokens.json"  # as transformers 4 has it
+    added.write_text(json.dumps({"<mask>": ours.mask_id, "foo": ours.mask_id + 1}))
+    more = load_tokenizer(tmp_path / "tokenizer.json")
+    assert more.encode("ba foo<mask>", 9) == [*ours.encode("ba ", 9)[:-1], 321, 320, 2]
+    assert [more.encode(s, 999) for s in strings] == [ours.encode(s, 999) for s in strings]
+    for spoilt, words in (('{"foo": 9}', "ids that .* gives to foo do not"), ("[", "is damaged")):
+        added.write_text(spoilt)
+        with pytest.raises(UserError, match=words):
+            load_tokenizer(tmp_path / "tokenizer.json")
+    added.unlink()
     (tmp_path / "merges.txt").write_text("a b c", encoding="utf-8")
-    with pytest.raises(UserError, match=r"vocab\.json or merges\.txt is damaged"):
+    with pytest.raises(UserError, match=r"vocab\.json, merges\.txt or added_tokens\.json is dam"):
         load_tokenizer(tmp_path / "tokenizer.json")

@@ -9,6 +9,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from selfdistill.errors import UserError
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
+ADDED = "added_tokens.json"
+"""Where there is one: tokens that somebody added to the published ones, and their ids."""
 
 
 def has_roberta_files(folder: Path) -> bool:
@@ -16,7 +18,8 @@ def has_roberta_files(folder: Path) -> bool:
 
 
 def convert_roberta(folder: Path) -> str:
-    """The content of a ``tokenizer.json`` that does what ``vocab.json`` and ``merges.txt`` say.
+    """The content of a ``tokenizer.json`` that does what ``vocab.json``, ``merges.txt`` and
+    ``added_tokens.json`` say.
 
     Raises:
         UserError: one of them is damaged.
@@ -30,9 +33,11 @@ def convert_roberta(folder: Path) -> str:
         ]
         made = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
         bos, eos = vocab["<s>"], vocab["</s>"]
+        added = _added(folder)
     except Exception as error:  # the library knows no other class
         raise UserError(
-            f"input.tokenizer: {folder / VOCAB} or {MERGES} is damaged ({error}); fetch them again"
+            f"input.tokenizer: {folder / VOCAB}, {MERGES} or {ADDED} is damaged ({error}); fetch "
+            "them again"
         ) from error
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -47,7 +52,25 @@ def convert_roberta(folder: Path) -> str:
         # the mask takes the space in front of it, or the next word's would be lost
         + [AddedToken("<mask>", special=True, lstrip=True, normalized=False)]
     )
+    new = [
+        token for token in sorted(added, key=added.__getitem__) if made.token_to_id(token) is None
+    ]
+    made.add_tokens([AddedToken(token, normalized=False) for token in new])
+    moved = [token for token, number in added.items() if made.token_to_id(token) != number]
+    if moved:
+        raise UserError(
+            f"input.tokenizer: the ids that {folder / ADDED} gives to {', '.join(moved)} do not "
+            f"follow those of {VOCAB}; fetch both again"
+        )
     return str(made.to_str(pretty=True))
+
+
+def _added(folder: Path) -> dict[str, int]:
+    path = folder / ADDED
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {str(token): int(number) for token, number in found.items()}
 
 
 def _is_comment(line: str) -> bool:

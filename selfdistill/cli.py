@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from selfdistill.commands import (
     bench,
@@ -76,9 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(error)
         return error.exit_code
     except BrokenPipeError:
-        if not _output_is_closed():
+        if not _is_closed(sys.stdout):
             raise
         _drop_output()  # such as "| head": what is left needs no reader
+        if _is_closed(sys.stderr):  # it may be this one, in the midst of the work
+            return SelfdistillError.exit_code
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             _say(UserError(f"{error.filename}: {error.strerror}"))
@@ -116,10 +118,10 @@ def _say(error: SelfdistillError) -> None:
     print(f"selfdistill: {words}", file=sys.stderr)
 
 
-def _output_is_closed() -> bool:
+def _is_closed(stream: TextIO) -> bool:
     """Whether nobody reads the pipe any more; other pipes can break, too."""
     try:
-        output = sys.stdout.fileno()
+        output = stream.fileno()
     except OSError:  # it is no file, as in a notebook
         return False
     poll = select.poll()

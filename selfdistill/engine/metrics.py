@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -209,8 +210,18 @@ class Throughput:
         return rate
 
 
+def _say(line: str) -> None:
+    """Print on stderr; where it cannot be written, a pipe that nobody reads or a full disk, that is
+    no reason to stop training."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Progress:
-    """The console: a bar on a terminal, otherwise a line per logging interval, on stderr.
+    """The console: a bar on a terminal, otherwise a line per logging interval, on stderr. Where
+    nobody reads it any more, the run goes on.
 
     Args:
         steps: of the whole run.
@@ -248,7 +259,7 @@ class Progress:
             if name == "loss" and modality:
                 shown.append(f"{modality}: {' '.join(_shown(values, f'{modality}/'))}")
         if self._bar is None:
-            print(f"step {step}/{self._steps}, " + ", ".join(shown), file=sys.stderr, flush=True)
+            _say(f"step {step}/{self._steps}, " + ", ".join(shown))
         else:
             self._bar.n = step
             self._bar.set_postfix_str(", ".join(shown))
@@ -258,7 +269,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(message, file=sys.stderr)
         elif self._main:
-            print(message, file=sys.stderr, flush=True)
+            _say(message)
 
     @contextmanager
     def once(self) -> Iterator[None]:

@@ -53,6 +53,32 @@ def test_output_that_nobody_reads_is_no_error(words: list[str], tmp_path: Path) 
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+BROKEN = """
+import sys
+from selfdistill.cli import main
+from selfdistill.commands import recipes
+from selfdistill.engine.metrics import Progress
+def work(options):
+    if options.name == "train":
+        progress = Progress(2, 0, main=True)
+        progress.log("begun")
+        progress.report(1, {"loss": 1.0})
+    print("half done", file=sys.stderr, flush=True)
+    print("done")
+recipes._run = work
+sys.exit(main(["recipes", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(("work", "code"), [("train", 0), ("probe", 1)])
+def test_work_that_nobody_watches_is_done_or_has_failed(work: str, code: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", BROKEN, work], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert ended.returncode == code
+
+
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
 def test_streams_may_be_closed(streams: str) -> None:
     words = f"{shlex.quote(sys.executable)} -m selfdistill recipes image/sample {streams}"

@@ -28,6 +28,7 @@ from selfdistill.commands import (
 )
 from selfdistill.commands.shared import HelpFormatter, examples
 from selfdistill.errors import DataBudgetError, SelfdistillError, UserError
+from selfdistill.outputs import say
 from selfdistill.redaction import log_to_console, redacted
 
 COMMANDS = (
@@ -78,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _is_closed(sys.stdout):
             raise
-        _drop_output()  # such as "| head": what is left needs no reader
+        _drop(sys.stdout)  # such as "| head": what is left needs no reader
         if _is_closed(sys.stderr):  # it may be this one, in the midst of the work
+            _drop(sys.stderr)
             return SelfdistillError.exit_code
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -89,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = "write" if error.errno in WRITE_ERRORS else "read or write"
         where = error.filename or "the output"
-        print(f"selfdistill: cannot {what} {where}: {error.strerror}", file=sys.stderr)
-        _drop_output()
+        say(f"selfdistill: cannot {what} {where}: {error.strerror}")
+        _drop(sys.stdout)
         return SelfdistillError.exit_code
     return 0
 
@@ -115,7 +117,7 @@ def _say(error: SelfdistillError) -> None:
             return  # all judge by the same figures, and a signal to one stops all
         time.sleep(HEAD_START)
         words = f"process {_rank()}: {words}"
-    print(f"selfdistill: {words}", file=sys.stderr)
+    say(f"selfdistill: {words}")
 
 
 def _is_closed(stream: TextIO) -> bool:
@@ -129,12 +131,12 @@ def _is_closed(stream: TextIO) -> bool:
     return bool(poll.poll(0))
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Let what cannot be written go nowhere; at its end Python would try again."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ from selfdistill.amounts import duration
 from selfdistill.durable import sync_file, write_atomically
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import SelfdistillError
+from selfdistill.outputs import say
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -210,15 +210,6 @@ class Throughput:
         return rate
 
 
-def _say(line: str) -> None:
-    """Print on stderr; where it cannot be written, a pipe that nobody reads or a full disk, that is
-    no reason to stop training."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
 class Progress:
     """The console: a bar on a terminal, otherwise a line per logging interval, on stderr. Where
     nobody reads it any more, the run goes on.
@@ -259,7 +250,7 @@ class Progress:
             if name == "loss" and modality:
                 shown.append(f"{modality}: {' '.join(_shown(values, f'{modality}/'))}")
         if self._bar is None:
-            _say(f"step {step}/{self._steps}, " + ", ".join(shown))
+            say(f"step {step}/{self._steps}, " + ", ".join(shown))
         else:
             self._bar.n = step
             self._bar.set_postfix_str(", ".join(shown))
@@ -269,7 +260,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(message, file=sys.stderr)
         elif self._main:
-            _say(message)
+            say(message)
 
     @contextmanager
     def once(self) -> Iterator[None]:

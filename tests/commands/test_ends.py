@@ -58,7 +58,10 @@ import sys
 from selfdistill.cli import main
 from selfdistill.commands import recipes
 from selfdistill.engine.metrics import Progress
+from selfdistill.errors import UserError
 def work(options):
+    if options.name == "mistake":
+        raise UserError("so it is")
     if options.name == "train":
         progress = Progress(2, 0, main=True)
         progress.log("begun")
@@ -70,7 +73,7 @@ sys.exit(main(["recipes", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize(("work", "code"), [("train", 0), ("probe", 1)])
+@pytest.mark.parametrize(("work", "code"), [("train", 0), ("probe", 1), ("mistake", 2)])
 def test_work_that_nobody_watches_is_done_or_has_failed(work: str, code: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -17,7 +17,7 @@ from selfdistill.packing.inputs import Inputs
 
 PLAN = "pack.json"
 _INPUTS, _LOCK = "inputs.npz", "lock"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def begin(job: Job, inputs: Inputs, plan: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ list of N names), ``model``, ``weights``, ``modality``, ``pool`` and, where it i
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from selfdistill.data.plain import Example, Samples, plain_examples
 from selfdistill.devices import choose_device
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.modalities.backbone import Backbone
-from selfdistill.outputs import check_output
+from selfdistill.outputs import check_output, say
 from selfdistill.pretrained import Weights, load_pretrained
 from selfdistill.probes.features import mean_over_valid
 from selfdistill.tensor_files import save_tensors
@@ -191,7 +190,7 @@ def _compute(
     seconds = time.monotonic() - began
     if not has_bar:
         rate = total / max(seconds, 1e-9)
-        print(f"{total} inputs in {seconds:.1f} s, {rate:.1f} inputs/s", file=sys.stderr)
+        say(f"{total} inputs in {seconds:.1f} s, {rate:.1f} inputs/s")
     if not features.keys:
         raise UserError(f"INPUT: none of {total} inputs could be used; the warnings say why")
     return features

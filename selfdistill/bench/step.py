@@ -1,6 +1,5 @@
 """What a machine gives for the training of a config, where the time goes, and what bounds it."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from selfdistill.cores import cores
 from selfdistill.data.loader import Source
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.base import load_modality
-from selfdistill.outputs import check_output
+from selfdistill.outputs import check_output, say
 
 LENGTHS = 256
 """Samples whose lengths are looked up."""
@@ -137,11 +136,7 @@ def throughput(work: Workload, timing: Timing) -> dict[str, Any]:
 def _speaker(work: Workload) -> Callable[[str], None]:
     """Tells on stderr what comes next, on the main process."""
 
-    def say(message: str) -> None:
-        if work.accelerator.is_main_process:
-            print(message, file=sys.stderr, flush=True)
-
-    return say
+    return say if work.accelerator.is_main_process else lambda _: None
 
 
 def _mean_length(source: Source, length: Callable[..., float]) -> float:

@@ -16,6 +16,7 @@ from selfdistill.bench.timing import enough_steps, time_steps, warm_up
 from selfdistill.bench.workload import DoesNotFit, workload
 from selfdistill.config import RunConfig
 from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.outputs import say
 from selfdistill.redaction import log_to_console, redacted
 from selfdistill.run_data import batch_sizes
 
@@ -53,7 +54,7 @@ def sweep_batch(config: RunConfig, steps: int | None = None) -> dict[str, Any]:
     _check(config)
     found: list[dict[str, Any]] = []
     for size in _sizes(config):
-        print(f"measuring train.batch_size={size}", file=sys.stderr, flush=True)
+        say(f"measuring train.batch_size={size}")
         sized = replace(config, train=replace(config.train, batch_size=size))
         try:
             found.append(_in_a_process(sized, steps))

@@ -1,7 +1,6 @@
 """Where features come from: an encoder or the raw input, with what was computed before."""
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from selfdistill.data.ledger import Bad, reasons_of
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
+from selfdistill.outputs import say
 from selfdistill.probes.cache import FeatureCache, weights_digest
 from selfdistill.probes.features import Features, Rows, baseline_rows, encoder_rows
 from selfdistill.probes.sets import Split
@@ -108,11 +108,6 @@ class Source:
         if bad:
             total = len(split.labels)
             say(f"{title}: {len(bad)} of {total} samples are left out: {reasons_of(bad)}")
-
-
-def say(line: str) -> None:
-    """To the console, beside the table."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def digest(texts: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill.errors import UserError
+from selfdistill.outputs import say
 from selfdistill.probes.attentive import attentive
 from selfdistill.probes.classify import Score
 from selfdistill.probes.ctc import SpellingScore, spell, transcript
@@ -24,7 +25,7 @@ from selfdistill.probes.per_token import (
 from selfdistill.probes.request import FEW_SHOT_DRAWS, NEIGHBOURS, Request
 from selfdistill.probes.result import plain_scores, plain_spelling
 from selfdistill.probes.sets import LabelledSet, Split
-from selfdistill.probes.source import Source, say
+from selfdistill.probes.source import Source
 from selfdistill.probes.splits import group_split
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import numpy as np
 from selfdistill.config import RunConfig
 from selfdistill.data.ledger import Bad, why_bad
 from selfdistill.data.order import out_of_few_shards
+from selfdistill.data.pipeline import training_example
 from selfdistill.data.plain import label_of
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import SelfdistillError
@@ -84,7 +85,7 @@ def look_at(subject: Subject, samples: int, seed: int) -> Looked:
             measures = picture.measures(value)
             masked = None
             if subject.config is not None and pipeline is not None:
-                value = pipeline.training_example(value, seed, number)
+                value = training_example(pipeline, value, seed, number)
                 waiting.append(value)
                 if len(looked.shown) < samples:
                     masked = masked_in(pipeline, value, seed, number)

@@ -19,6 +19,7 @@ from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, all_bad, why_bad
 from selfdistill.data.loader import MAX_ATTEMPTS, Source, training_batches
 from selfdistill.data.order import SampleOrder
+from selfdistill.data.pipeline import training_example
 from selfdistill.masking import row_keys
 from selfdistill.modalities.base import Modality, load_modality
 from selfdistill.run_data import batch_sizes, open_source, prepared_aside
@@ -164,7 +165,7 @@ def _round(
             times = [clock()]
             raw = pipeline.decode(members)
             times.append(clock())
-            examples.append(pipeline.training_example(raw, seed, position))
+            examples.append(training_example(pipeline, raw, seed, position))
             times.append(clock())
         except Exception as error:
             found.bad.append(why_bad(key, error))

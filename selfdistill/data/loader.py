@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.data.ledger import Bad, Loaded, MicroBatch, all_bad, why_bad
 from selfdistill.data.order import SampleOrder
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.pipeline import InputPipeline, training_example
 from selfdistill.data.shards import ShardSet
 from selfdistill.data.steps import ByCount, ByLength, StepPlan, data_step
 from selfdistill.data.transit import Sent
@@ -112,7 +112,7 @@ class _Stream:
             key, members = self.source.shards.read(i)
             try:
                 raw = pipeline.decode(members)
-                return key, pipeline.training_example(raw, self.seed, position)
+                return key, training_example(pipeline, raw, self.seed, position)
             except Exception as error:
                 bad.append(why_bad(key, error))
         raise all_bad(bad[before:])

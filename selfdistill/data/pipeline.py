@@ -35,10 +35,6 @@ class InputPipeline(ABC):
     def augment(self, raw: Any, rng: np.random.Generator) -> np.ndarray:
         """One training example (random crop and the like)."""
 
-    def training_example(self, raw: Any, seed: int, position: int) -> np.ndarray:
-        """``augment`` with the chance of a place in the training stream of a run."""
-        return self.augment(raw, np.random.default_rng([seed, position, 1]))
-
     @abstractmethod
     def plain(self, raw: Any) -> np.ndarray:
         """One example for evaluation: as ``augment`` without chance."""
@@ -64,6 +60,11 @@ class InputPipeline(ABC):
     def baseline(self, example: np.ndarray) -> np.ndarray:
         """Features of the raw input that the probes compare with, float32 [F]; F is the same for
         examples of all lengths."""
+
+
+def training_example(pipeline: InputPipeline, raw: Any, seed: int, position: int) -> np.ndarray:
+    """``augment`` with the chance of a place in the training stream of a run."""
+    return pipeline.augment(raw, np.random.default_rng([seed, position, 1]))
 
 
 def padded(examples: Sequence[np.ndarray], value: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from matplotlib.figure import Figure
 
-from selfdistill.data.pipeline import InputPipeline
+from selfdistill.data.pipeline import InputPipeline, training_example
 from selfdistill.data.plain import Samples, label_of
 from selfdistill.errors import SelfdistillError
 from selfdistill.masking import row_keys
@@ -39,7 +39,7 @@ def training_examples(
     for number in numbers:
         key, members = samples.read(number)
         try:
-            example = pipeline.training_example(picture.decode(members), seed, number)
+            example = training_example(pipeline, picture.decode(members), seed, number)
             masked = masked_in(pipeline, example, seed, number)
         except SelfdistillError:
             raise

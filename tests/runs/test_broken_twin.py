@@ -12,7 +12,7 @@ from selfdistill.pretrain import pretrain
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = ["train.steps=400", "optim.warmup_steps=200", "eval.tasks={}"]
+QUICK = ["train.steps=400", "optim.warmup_steps=200", "eval.tasks={}", "eval.pictures=false"]
 QUICK += ["guard.after_steps=250", "guard.min_predicted_share=0.25", "log.every=50"]
 """Half the recipe's steps and half its limit, which the healthy one is above by then."""
 BROKEN = ["teacher.ema_decay=0", "teacher.ema_end_decay=0"]

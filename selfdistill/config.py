@@ -330,6 +330,10 @@ class RunConfig:
         return {short_name(modality): part for modality, part in parts.items()}
 
 
+OWN_SECTIONS = ("encoder", "mask", "input")
+"""Sections whose keys the modality declares."""
+
+
 def short_name(modality: str) -> str:
     """What a modality is called where a run may have several: the last part of a dotted path."""
     return modality.rpartition(".")[2]

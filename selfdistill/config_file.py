@@ -1,8 +1,7 @@
 """From a YAML file and key=value overrides to a checked config, and back."""
 
 import difflib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, field, make_dataclass, replace
 from functools import cache
 from os.path import expanduser
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from selfdistill.config import (
+    OWN_SECTIONS,
     DecoderConfig,
     GuardConfig,
     ObjectiveConfig,
@@ -22,6 +22,12 @@ from selfdistill.config import (
     short_name,
 )
 from selfdistill.config_limits import check, check_together
+from selfdistill.config_mistakes import (
+    refuse_interpolation,
+    refuse_misfits,
+    refuse_unknown,
+    told,
+)
 from selfdistill.config_yaml import read_sections
 from selfdistill.errors import UserError
 from selfdistill.redaction import all_redacted
@@ -109,12 +115,10 @@ def _check_yaml(override: str) -> None:
         ) from error
 
 
-OWN = ("encoder", "mask", "input")
-"""Sections whose keys the modality declares."""
 HERE = ("run_dir", "resume")
 """Keys that name a place on this machine, in which ~ is its user's home."""
 SECTIONS = (
-    *OWN,
+    *OWN_SECTIONS,
     "objective",
     "decoder",
     "teacher",
@@ -152,7 +156,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
             f"modality: {given['modality']}, but there are modalities, too; remove one of the two"
         )
     shared = {key: value for key, value in given.items() if key not in ("modality", "modalities")}
-    for key in (*OWN, "data.train", "eval.tasks"):
+    for key in (*OWN_SECTIONS, "data.train", "eval.tasks"):
         section, _, name = key.partition(".")
         value = shared.get(section)
         if (value or {}).get(name) if name and isinstance(value, dict) else value and not name:
@@ -216,13 +220,13 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
         raise UserError("modality: missing; write modality: image, audio or text")
     modality = sections(given["modality"])
     schema, known = _schema(modality.encoder_config, modality.mask_config, modality.input_config)
-    _refuse_interpolation(given, "")
-    _refuse_unknown(given, known, given["modality"])
+    refuse_interpolation(given, "")
+    refuse_unknown(given, known, given["modality"])
     try:
         merged: Any = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except (OmegaConfBaseException, TypeError) as error:
-        _refuse_misfits(schema, given, "")
-        raise _told(error) from error
+        refuse_misfits(schema, given, "")
+        raise told(error) from error
     config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
     # no shell does it for what stands in a file
     config = replace(config, **{key: expanduser(getattr(config, key)) for key in HERE})
@@ -249,103 +253,7 @@ def _plain(merge: Callable[[], Any]) -> Any:
     try:
         return OmegaConf.to_container(merge())
     except OmegaConfBaseException as error:
-        raise _told(error) from error
-
-
-def _told(error: Exception) -> UserError:
-    first = str(error).strip().splitlines()[0]
-    key = getattr(error, "full_key", None) or "config"
-    return UserError(f"{key}: {first}")
-
-
-def _refuse_interpolation(value: Any, key: str) -> None:
-    """A resolved config is saved and logged: it must not pull in the environment."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            _refuse_interpolation(part, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for part in value:
-            _refuse_interpolation(part, key)
-    elif isinstance(value, str) and "${" in value:
-        raise UserError(f"{key}: '{value}' interpolates; write the value itself")
-
-
-def _refuse_unknown(given: dict[str, Any], known: Any, modality: str) -> None:
-    """Name the first key that there is not, and what may be meant: a key of that name in another
-    section, else the one beside it that is most like it."""
-    every = _dotted(known, "")
-    for prefix, name, beside in _unknown(given, known, ""):
-        key = f"{prefix}{name}"
-        if key in every:
-            section = key.rpartition(".")[0]
-            raise UserError(f"{key}: in a file a key stands below its section, here {section}:")
-        near = [other for other in every if other.rpartition(".")[2] == name]
-        near = near or [f"{prefix}{difflib.get_close_matches(name, beside, n=1, cutoff=0.0)[0]}"]
-        whose = f" of {modality}" if prefix.partition(".")[0] in OWN else ""
-        raise UserError(f"{key}: no such key{whose}; the nearest valid one is {' or '.join(near)}")
-
-
-def _unknown(
-    given: dict[str, Any], known: Any, prefix: str
-) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Keys that there are not: their section, their name, and the names that it has."""
-    for name, value in given.items():
-        if name not in known:
-            yield prefix, str(name), [str(other) for other in known]
-        # tasks are named by the user
-        elif isinstance(value, dict) and isinstance(known[name], dict) and known[name]:
-            yield from _unknown(value, known[name], f"{prefix}{name}.")
-
-
-def _dotted(known: Any, prefix: str) -> list[str]:
-    """The keys in all sections, and the sections."""
-    found = []
-    for name, value in known.items():
-        found.append(f"{prefix}{name}")
-        if isinstance(value, dict):
-            found += _dotted(value, f"{prefix}{name}.")
-    return found
-
-
-def _refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
-    """Name the key of a wrong type where OmegaConf does not."""
-    for name, value in given.items():
-        key = f"{prefix}{name}"
-        pieces = {key: (value, value)}
-        if isinstance(value, dict) and isinstance(schema[name], DictConfig):
-            if schema[name]:
-                _refuse_misfits(schema[name], value, f"{key}.")
-                continue
-            pieces = {f"{key}.{own}": ({own: part}, part) for own, part in value.items()}
-        for piece, (merged, shown) in pieces.items():
-            try:
-                OmegaConf.merge(schema, {name: merged})
-            except (OmegaConfBaseException, TypeError) as error:
-                raise _misfit(error, piece, shown) from error
-
-
-def _misfit(error: Exception, key: str, value: Any) -> UserError:
-    full = str(getattr(error, "full_key", None) or key)
-    full = full if full.startswith(key) else key
-    for part in full.removeprefix(key).split(".")[1:]:
-        value = value[part] if isinstance(value, dict) and part in value else value
-    if value is None:
-        return UserError(f"{full}: has no value; give it one, or leave the key out")
-    return UserError(f"{full}: {value!r} does not fit: {_in_words(error, value)}")
-
-
-def _in_words(error: Exception, value: Any) -> str:
-    """Why a value does not fit, where OmegaConf tells it by its own types."""
-    first = str(error).strip().splitlines()[0]
-    if "is not a ListConfig" in first or "is not a TupleConfig" in first:
-        return "it must be a list; put it in [ ]"
-    if length := re.fullmatch(r"TupleConfig length \d+ does not match .* length (\d+)", first):
-        return f"it must have {length[1]} values"
-    if first.startswith(("Cannot assign", "Cannot merge", "Invalid type assigned", "Merge error")):
-        is_section = isinstance(value, dict)
-        return "it is no section" if is_section else "it is a section; set the keys in it"
-    # of a member of a tuple it tells placeholders only
-    return first.replace("Value '$VALUE' of type '$VALUE_TYPE'", "a member")
+        raise told(error) from error
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
@@ -354,7 +262,7 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
     given: dict[str, Any] = all_redacted(_lists(asdict(replace(config, modalities={}))))
     if not config.modalities:
         return given
-    for key in ("modality", "strategy", *OWN):
+    for key in ("modality", "strategy", *OWN_SECTIONS):
         del given[key]
     parts = {name: _own_sections(part) for name, part in config.modalities.items()}
     given["modalities"] = all_redacted(parts)

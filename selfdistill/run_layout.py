@@ -10,6 +10,8 @@ EVALUATION = "eval.json"
 LOCK = "lock"
 TENSORBOARD = "tensorboard"
 PICTURES = "pictures"
+DRAWN = "drawn.json"
+"""Beside the pictures of a modality: the step after which all of them were drawn."""
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step-(\d{8,})")

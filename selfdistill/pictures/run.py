@@ -11,12 +11,10 @@ from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import MetricsWriter
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.probes.evaluate import Evaluator
+from selfdistill.run_layout import DRAWN
 
 if TYPE_CHECKING:
     from selfdistill.pictures.drawing import Drawing
-
-DRAWN = "drawn.json"
-"""Beside the pictures: the step after which all of them were drawn."""
 
 logger = logging.getLogger(__name__)
 

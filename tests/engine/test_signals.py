@@ -1,11 +1,12 @@
 """A signal that asks a run to stop: noted, and an end to what can be made up for."""
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from selfdistill.engine.signals import StopSignal
+from selfdistill.engine.signals import SAME_SIGNAL_SECONDS, StopSignal
 
 
 @pytest.fixture
@@ -35,7 +36,23 @@ def test_a_signal_ends_work_but_nothing_else(stop: StopSignal) -> None:
     assert stop.until_asked(work) is None
     assert done == [1]
     assert stop.number == signal.SIGUSR1
-    signal.raise_signal(signal.SIGUSR1)  # the same request, passed on by a launcher
+
+
+def test_a_launchers_repetition_is_no_second_signal(
+    stop: StopSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, deaths = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    signal.raise_signal(signal.SIGINT)
+    now[0] += 0.99 * SAME_SIGNAL_SECONDS
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.number == signal.SIGINT
+    now[0] += 0.02 * SAME_SIGNAL_SECONDS
+    raised = signal.raise_signal
+    monkeypatch.setattr(signal, "raise_signal", deaths.append)
+    raised(signal.SIGTERM)
+    assert deaths == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_one_that_came_before_leaves_work_undone(stop: StopSignal) -> None:

@@ -16,6 +16,8 @@ from launching import Ended, Running, checkpoint, rows, weights
 from modality_cases import MODALITIES
 from tiny import JOINT, STEPS, samples, write_shard, write_task
 
+from selfdistill.engine.signals import SAME_SIGNAL_SECONDS
+
 KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
 SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", "0"))
 LAST_KILL = 45  # later ones lose the race against the end of the run
@@ -196,14 +198,13 @@ def test_second_signal_ends_at_once(
     assert reaches(running, run, 8)
     running.send(signal.SIGTERM)
     while "saving" not in running.printed("stdout"):
+        assert running.process.is_alive(), running.printed("stderr")
         time.sleep(0.01)
-    running.send(signal.SIGTERM)  # a launcher passes the signal on
-    time.sleep(1.2)
-    assert running.process.is_alive()
+    time.sleep(2 * SAME_SIGNAL_SECONDS)  # no launcher repeats the first one as late
     began = time.monotonic()
     running.send(signal.SIGTERM)
     assert running.wait().code == -signal.SIGTERM
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # saving takes 30
     assert running.left_behind() == []
     assert [p.name for p in (run / "checkpoints").glob("step-*")] == ["step-00000007"]
     ended = pretrain(config("image"))

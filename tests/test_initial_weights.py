@@ -1,5 +1,6 @@
 """A run starts from weights that exist: those of a run, or of a folder of transformers."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -435,6 +436,34 @@ def test_a_config_that_names_another_tokenizer(
     assert runs.pretrain("text", tmp_path / "new", *words, f"input.tokenizer={other}") == 2
     assert f"input.tokenizer: {other} differs from" in capsys.readouterr().err
     assert runs.pretrain("text", tmp_path / "new", *words, f"input.tokenizer={same_one}") == 0
+
+
+def test_weights_with_more_rows_than_there_are_tokens(
+    runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As tables are that were rounded up; a run that starts afresh has one as long as it needs."""
+    source = Path(shutil.copytree(runs.exported("text"), tmp_path / "source"))
+    fields = json.loads((source / "config.json").read_text())
+    rows = fields["vocab_size"] + 3
+    (source / "config.json").write_text(json.dumps({**fields, "vocab_size": rows}))
+    tensors = load_file(source / "model.safetensors")
+    table = tensors["embeddings.word_embeddings.weight"]
+    table = torch.cat([table, torch.full((3, table.shape[1]), 0.25)])
+    save_file(
+        {**tensors, "embeddings.word_embeddings.weight": table},
+        source / "model.safetensors",
+        {"format": "pt"},
+    )
+    longer = f"encoder.vocab_size={rows}"
+    words = [longer, f"init_from={source}", "optim.lr=1e-30", "train.steps=1"]
+    assert runs.pretrain("text", tmp_path / "new", *words) == 0
+    assert main(["export", str(tmp_path / "new"), "--out", str(tmp_path / "out")]) == 0
+    kept = load_file(tmp_path / "out" / "model.safetensors")["embeddings.word_embeddings.weight"]
+    torch.testing.assert_close(kept, table, rtol=0, atol=1e-12)
+    capsys.readouterr()
+    given = f"input.tokenizer={source / TOKENIZER}"
+    assert runs.pretrain("text", tmp_path / "afresh", longer, given) == 2
+    assert f"set it to {rows - 3}" in capsys.readouterr().err
 
 
 def test_a_run_folder_with_another_tokenizer(runs: SmallRuns, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What becomes of a run's other processes when one of them has ended."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,15 +16,16 @@ the first, and end the others."""
 
 
 class LostProcess(SelfdistillError):
-    """Another process of the run has ended."""
+    """Another process of the run has ended, which says why itself."""
 
 
 @contextmanager
 def lost_processes_explained() -> Iterator[None]:
-    """Have one line in place of a traceback in each process that waited for one which has failed.
+    """Have one line in place of a traceback in each process that waited for another one in vain.
 
     Raises:
-        LostProcess: in place of what torch raises.
+        LostProcess: the other one has ended.
+        SelfdistillError: it does not answer, so that nobody else can tell.
     """
     try:
         yield
@@ -32,7 +34,12 @@ def lost_processes_explained() -> Iterator[None]:
         if not isinstance(error, DistError) and not re.search(r"\bgloo\b", str(error)):
             raise
         time.sleep(HEAD_START)
+        reason = str(error).splitlines()[0][:200]
+        if re.search(r"time[d ]*out", str(error), re.IGNORECASE):
+            raise SelfdistillError(
+                f"process {os.environ.get('RANK', '0')} has waited too long for another one, which "
+                f"hangs or cannot be reached; it is one of those that do not say this ({reason})"
+            ) from error
         raise LostProcess(
-            "another process of the run has ended, or kept this one waiting for too long; look for "
-            f"what it said last ({str(error).splitlines()[0][:200]})"
+            f"another process of the run has ended; look for what it said last ({reason})"
         ) from error

@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ SERVER.set_forkserver_preload(["selfdistill.pretrain", "selfdistill.cli"])
 TIMEOUT = 120
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 Setup = Callable[[], object]
+# below those that the system gives to connections, and others for each worker of pytest: one that
+# is free now is still free when processes come to meet there
+_FIRST_PORT = 10_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
+_PORTS = cycle(random.sample(range(_FIRST_PORT, _FIRST_PORT + 1_000), 1_000))
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,18 @@ def command(
     return Ended(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
+def free_port() -> int:
+    """One that nobody listens at, and that was not given out before."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise AssertionError("there are always more")
+
+
 def torchrun(*words: str, **named: Any) -> Ended:
     """Two processes of ``selfdistill pretrain``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     words = ("--master-addr=127.0.0.1", "-m", "selfdistill", "pretrain", *words)
     return command("-m", *launcher, *words, **named)
 

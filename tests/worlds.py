@@ -3,14 +3,13 @@
 import contextlib
 import json
 import os
-import socket
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from launching import ENVIRONMENT, SERVER, fresh_accelerate
+from launching import ENVIRONMENT, SERVER, free_port, fresh_accelerate
 
 from selfdistill.cli import main
 
@@ -42,7 +41,7 @@ def train(processes: int, jobs: Sequence[Job], output: Path) -> list[str]:
     A job that ends otherwise than it should is an AssertionError, with what all have printed.
     """
     output.mkdir(parents=True)
-    ports = [_free_port() for _ in jobs]
+    ports = [free_port() for _ in jobs]
     members = [
         SERVER.Process(target=_member, args=(rank, processes, list(jobs), ports, output))
         for rank in range(processes)
@@ -60,13 +59,6 @@ def train(processes: int, jobs: Sequence[Job], output: Path) -> list[str]:
     codes = [member.exitcode for member in members]
     assert codes == [0] * processes, f"{codes}: {printed}"
     return json.loads((output / "printed.json").read_text())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _member(rank: int, processes: int, jobs: list[Job], ports: list[int], output: Path) -> None:

@@ -2,15 +2,15 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from held import serving, until
+from launching import free_port
 
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
@@ -77,20 +77,13 @@ class Slurm:
         self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [str(probe.getsockname()[1]) for probe in probes]
-
-
 @contextmanager
 def local_slurm(environment: dict[str, str]) -> Iterator[Slurm]:
     # names of sockets must be short
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
         folder = Path(name)
         log = folder / "script.log"
-        with serving("local_slurm.sh", name, *free_ports(3), log=log):
+        ports = [str(free_port()) for _ in range(3)]
+        with serving("local_slurm.sh", name, *ports, log=log):
             conf = {"SLURM_CONF": str(folder / "slurm.conf")}
             yield Slurm({**environment, **conf}, folder / "jobs")

@@ -35,7 +35,7 @@ ROUNDS = 7
 SIZE = ("model.width=192", "model.depth=4", "model.heads=3", "objective.average_top_k_layers=3")
 OWN = {
     "image": ("input.size=[112,112]", "mask.num_patches=30", "mask.max_block=30"),
-    "audio": ("input.min_seconds=0", "input.max_seconds=2"),
+    "audio": ("input.min_seconds=0", "input.max_seconds=1"),
     "text": ("encoder.vocab_size=5000", "input.max_tokens=128"),
 }
 SAME_TARGETS = ("objective.target_from=block", "objective.loss_scale=mean")

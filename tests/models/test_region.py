@@ -115,6 +115,7 @@ def test_lengths_that_vary_are_not_compiled_one_by_one(
     assert not torch._dynamo.utils.counters["unimplemented"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
 def test_what_is_really_compiled() -> None:
     torch.manual_seed(0)

@@ -183,7 +183,7 @@ def _multiply(
 
 def _add_up(x: Tensor, out: Tensor) -> None:
     """Add to ``out``, summed over the axes along which it has one element."""
-    axes = [axis for axis, size in enumerate(out.shape) if size == 1]
+    axes = [axis for axis, size in enumerate(out.shape) if size == 1 < x.shape[axis]]
     out += x.sum(axes, keepdim=True, dtype=out.dtype) if axes else x
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ Setup = Callable[[], object]
 # below those that the system gives to connections, and others for each worker of pytest: one that
 # is free now is still free when processes come to meet there
 _FIRST_PORT = 10_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
-_PORTS = cycle(random.sample(range(_FIRST_PORT, _FIRST_PORT + 1_000), 1_000))
+_PORTS = iter(random.sample(range(_FIRST_PORT, _FIRST_PORT + 1_000), 1_000))
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             return port
-    raise AssertionError("there are always more")
+    raise AssertionError("every port of this worker was given out or is taken")
 
 
 def torchrun(*words: str, **named: Any) -> Ended:

@@ -20,6 +20,7 @@ from selfdistill.config_file import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.metrics import MetricsWriter, Progress
+from selfdistill.engine.processes import waiting_told
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.together import on_all
 from selfdistill.engine.trainer import Trainer
@@ -92,7 +93,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     # then tells of that
     os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
     try:
-        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])
+        with waiting_told():
+            accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])
     except ValueError as error:
         raise UserError(f"train.precision: {precision} cannot be used ({error})") from error
     if precision == "fp16" and not accelerator.native_amp:

@@ -1,7 +1,8 @@
-"""What becomes of a run's other processes when one of them has ended."""
+"""How the processes of a run wait for each other, and what is said where one waits in vain."""
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from contextlib import contextmanager
 from torch.distributed import DistError
 
 from selfdistill.errors import SelfdistillError
+from selfdistill.outputs import say
+
+TOO_LONG = 60.0
+"""Seconds in which the processes of a run that are started together have met."""
 
 HEAD_START = 3.0
 """Seconds that the process which failed has to say why and to exit. Launchers take the exit code of
@@ -17,6 +22,36 @@ the first, and end the others."""
 
 class LostProcess(SelfdistillError):
     """Another process of the run has ended, which says why itself."""
+
+
+@contextmanager
+def waiting_told() -> Iterator[None]:
+    """Say so once, on each node, where the processes of a run have not met after ``TOO_LONG``.
+
+    They wait for hours, in case a node starts late; but a port that is closed looks the same.
+    """
+    environment = os.environ
+    if int(environment.get("WORLD_SIZE", "1")) == 1 or environment.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    timer = threading.Timer(TOO_LONG, say, [_still_waiting()])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _still_waiting() -> str:
+    rank, number, host, port = (
+        os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    )
+    return (
+        f"selfdistill: after {TOO_LONG:.0f} s process {rank} still waits for all {number} "
+        f"processes of the run to meet at {host}:{port}; have all been started, with the same "
+        "number and address, and can this node reach that one?"
+    )
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def _member(rank: int, processes: int, jobs: list[Job], ports: list[int], output
         os.environ |= {**(SHARDED if job.sharded else {}), **job.settings}
         if job.setup is not None:
             job.setup()
+        # torch tells of a dead data worker by an error in whatever is being done: even in no_grad
+        torch.set_grad_enabled(True)
         code = 1
         with contextlib.suppress(Exception), fresh_accelerate():
             try:

@@ -48,7 +48,6 @@ def _child(argv: list[str], output: Path, setup: Setup | None) -> None:
         os.close(file)
     os.environ |= ENVIRONMENT
     torch.set_num_threads(1)  # the server has imported torch before it could read the variable
-    multiprocessing.set_start_method("fork", force=True)  # not what started this process
     if setup is not None:
         setup()
     sys.exit(main(argv))

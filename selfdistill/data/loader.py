@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ HOPELESS_SECONDS = 1800.0
 """Without a batch, after which the run ends."""
 ORPHAN_SECONDS = 1.0
 """After which a worker notices that the main process is gone."""
+WORKERS_BEGIN = "fork" if sys.platform == "linux" else None
+"""How. Python 3.14 would by itself have a server fork them, which is then their parent, and each
+would import torch and hold the index of the shards for itself."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,7 @@ def _load(steps: _Steps, workers: int) -> Generator[list[MicroBatch]]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        multiprocessing_context=WORKERS_BEGIN if workers else None,
         timeout=STALLED_SECONDS if workers else 0,
         collate_fn=_unchanged,
         worker_init_fn=_leave_signals_to_the_main_process,

@@ -20,7 +20,12 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from selfdistill.data import loader
 from selfdistill.data.ledger import Bad, Loaded, MicroBatch, SkipLedger, SkipLedgers, joined
-from selfdistill.data.loader import Source, dead_workers_explained, training_batches
+from selfdistill.data.loader import (
+    ORPHAN_SECONDS,
+    Source,
+    dead_workers_explained,
+    training_batches,
+)
 from selfdistill.data.plain import plain_examples
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, DataBudgetError, SelfdistillError
@@ -259,6 +264,23 @@ def busy(tmp_path: Path) -> Iterator[list[Loaded]]:
     next(steps), next(steps)
     assert len(torch.multiprocessing.active_children()) == 2
     return steps
+
+
+@pytest.fixture
+def newer_python() -> Iterator[None]:
+    """As 3.14 starts processes unless it is told how."""
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    torch.multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_are_children_of_the_main_process(
+    newer_python: None, busy: Iterator[list[Loaded]], tmp_path: Path
+) -> None:
+    """They end where it is not their parent any more."""
+    time.sleep(1.5 * ORPHAN_SECONDS)
+    assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
 
 
 def test_signals_from_others_leave_workers_alive(

@@ -1,7 +1,6 @@
 """One of two processes fails: both end soon, and what went wrong is said once."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -51,7 +50,6 @@ def _begin(kind: str, rank: str) -> None:
 
 
 def _patch() -> None:
-    multiprocessing.set_start_method("fork", force=True)  # workers have the patches, too
     forward, load, fingerprint = Data2Vec.forward, _Stream.load, Source.fingerprint
     processes.HEAD_START, cli.HEAD_START = 0.2, 0.1
 

@@ -248,11 +248,11 @@ def _announce(
         f"everything is kept in {run_dir.path}"
     )
     for name, source in sources.items() if len(sources) > 1 else ():
-        own = sum(p.numel() for p in model.student.encoders[name].parameters()) / 1e6
+        own = sum(p.numel() for p in model.student.encoders[name].parameters())
         size = str(source.batch_size) if source.batch_size else step_size(parts[name])
         progress.log(
-            f"{name}: {len(source.shards)} samples, {size} in each step; {own:.2f} M parameters of "
-            "its own"
+            f"{name}: {len(source.shards)} samples, {size} in each step; {own:,} parameters of its "
+            "own"
         )
     for name, part in parts.items():
         if obstacle := why_not_exportable(load_modality(part.modality), part):

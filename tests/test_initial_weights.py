@@ -52,7 +52,7 @@ def test_what_is_not_there(name: str, runs: SmallRuns) -> None:
 
 
 def test_a_name_that_is_too_long(runs: SmallRuns) -> None:
-    with pytest.raises(UserError, match=r"^init_from: cannot read a{300}: .*name too long"):
+    with pytest.raises(UserError, match=r"^init_from: (cannot read|there is no) a{300}"):
         start("a" * 300, runs.config("image"))
 
 

@@ -183,7 +183,7 @@ def test_the_folder_of_a_relative_checkpoint(
         ("a/b/c", r"there is no a/b/c; give"),
         ("", r"no checkpoint in '\.'"),
         ("~no-such-user/run", r"cannot read ~no-such-user/run: .*home"),
-        ("a" * 300, r"cannot read a{300}: .*name too long"),
+        ("a" * 300, r"(cannot read a{300}: .*name too long|there is no a{300}; give)"),
         ("config.yaml", r"config\.yaml is a file; give a run, a checkpoint or a folder"),
         ("empty", r"no checkpoint in 'empty'; expected a folder like RUN/checkpoints/step-"),
     ],

@@ -80,7 +80,7 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
 
 
 def test_a_name_may_be_too_long_to_look_for() -> None:
-    with pytest.raises(UserError, match=r"config: cannot read 'xxx.*': File name too long"):
+    with pytest.raises(UserError, match=r"config: (cannot read|there is no file) 'x{300}'"):
         find_config("x" * 300)
 
 

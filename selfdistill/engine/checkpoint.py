@@ -37,6 +37,15 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
+def _is_there(path: Path) -> bool:
+    """Raises an OSError where nobody can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _remove(path: Path) -> None:
     """Remove a checkpoint so that no crash leaves half of it under its own name."""
     hidden = path.with_name(f".removing-{path.name}")
@@ -124,9 +133,12 @@ class Checkpointer:
         return final
 
     def complete(self) -> list[Path]:
-        """The checkpoints with a manifest, by step."""
-        found = [path for path in self._published() if (path / MANIFEST).is_file()]
-        return sorted(found, key=_step_of)
+        """The checkpoints with a manifest, by step.
+
+        Raises:
+            SelfdistillError: the folder cannot be read.
+        """
+        return self._found()[0]
 
     def newest(self) -> Path | None:
         """The newest intact checkpoint, or None where there is none at all.
@@ -135,9 +147,9 @@ class Checkpointer:
 
         Raises:
             UserError: there are checkpoints, but all are damaged; starting afresh would bury them.
+            SelfdistillError: the folder cannot be read.
         """
-        complete = self.complete()
-        unfinished = {*self._published(), *self.folder.glob(".writing-step-*")} - {*complete}
+        complete, unfinished = self._found()
         for path in sorted(unfinished):
             logger.warning("%s is an unfinished checkpoint and is ignored", path)
         for path in reversed(complete):
@@ -209,8 +221,29 @@ class Checkpointer:
     def _path(self, step: int) -> Path:
         return self.folder / checkpoint_name(step)
 
-    def _published(self) -> list[Path]:
-        return [path for path in self.folder.glob("step-*") if CHECKPOINT.fullmatch(path.name)]
+    def _found(self) -> tuple[list[Path], list[Path]]:
+        """The checkpoints with a manifest, by step, and what else was begun.
+
+        Pathlib, by version, takes what cannot be read for what is not there; and a run whose disk
+        does not answer would start afresh.
+        """
+        complete: list[Path] = []
+        unfinished: list[Path] = []
+        try:
+            for name in os.listdir(self.folder):
+                path = self.folder / name
+                if CHECKPOINT.fullmatch(name):
+                    (complete if _is_there(path / MANIFEST) else unfinished).append(path)
+                elif name.startswith(".writing-step-"):
+                    unfinished.append(path)
+        except FileNotFoundError:
+            return [], []
+        except OSError as error:
+            raise SelfdistillError(
+                f"cannot read the checkpoints in {self.folder}: {error.strerror}; mend that, then "
+                "run the same command again"
+            ) from error
+        return sorted(complete, key=_step_of), unfinished
 
     def _make_folder(self) -> None:
         if not self.folder.exists():

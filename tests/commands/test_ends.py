@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import shlex
 import signal
@@ -131,7 +132,8 @@ def test_a_file_that_may_not_be_so_large_is_told(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["watch", 300 * "x"]) == 2
-    assert capsys.readouterr().err == f"selfdistill: {300 * 'x'}: File name too long\n"
+    told = "(File name too long|there is no such folder; .*)"  # before Python 3.14, and since
+    assert re.fullmatch(f"selfdistill: x{{300}}: {told}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_keys_may_stand_behind_options() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["pretrain", "x", "--steps", "9"], "unrecognized arguments: --steps 9; keys are given as"),
+        (["pretrain", "x", "--steps=9"], "unrecognized arguments: --steps=9; keys are given as"),
         (["pretrain"], "the following arguments are required: CONFIG\n"),
         (["watch", "x", "y"], "unrecognized arguments: y\n"),
     ],

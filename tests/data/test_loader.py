@@ -283,12 +283,18 @@ def test_workers_are_children_of_the_main_process(
     assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
 
 
+def send_from_elsewhere(number: int, pids: Sequence[int | None]) -> None:
+    """Not from the process that a worker takes SIGTERM from."""
+    code = f"import os; [os.kill(pid, {int(number)}) for pid in {pids}]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_signals_from_others_leave_workers_alive(
     busy: Iterator[list[Loaded]], tmp_path: Path
 ) -> None:
-    pids = [str(child.pid) for child in torch.multiprocessing.active_children()]
-    for name in ("INT", "TERM", "USR1"):
-        subprocess.run(["kill", f"-{name}", *pids], check=True)
+    pids = [child.pid for child in torch.multiprocessing.active_children()]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        send_from_elsewhere(number, pids)
     assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
 
 
@@ -315,7 +321,7 @@ def test_nor_do_threads_take_them(
     pids = [child.pid for child in torch.multiprocessing.active_children()]
     assert all(len(os.listdir(f"/proc/{pid}/task")) >= 4 for pid in pids)
     for _ in range(5):
-        subprocess.run(["kill", *map(str, pids)], check=True)
+        send_from_elsewhere(signal.SIGTERM, pids)
     assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
 
 

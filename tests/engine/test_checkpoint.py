@@ -210,6 +210,23 @@ def test_all_damaged_is_an_error_and_none_is_not(saver: Checkpointer) -> None:
         saver.newest()
 
 
+@pytest.mark.parametrize("name", ["listdir", "stat"])
+def test_what_cannot_be_read_is_not_taken_for_nothing(
+    saver: Checkpointer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    saver.save(example(1))
+    whole = getattr(os, name)
+
+    def fail(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).startswith(str(saver.folder)):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(SelfdistillError, match=r"cannot read the checkpoints in .*output error"):
+        saver.newest()
+
+
 def test_the_path_of_a_run_or_a_checkpoint_is_understood(
     saver: Checkpointer, tmp_path: Path
 ) -> None:

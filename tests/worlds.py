@@ -1,6 +1,7 @@
 """Processes that train together, several runs one after the other: starting them takes longest."""
 
 import contextlib
+import gc
 import json
 import os
 import traceback
@@ -78,7 +79,9 @@ def _member(rank: int, processes: int, jobs: list[Job], ports: list[int], output
         os.environ |= {**(SHARDED if job.sharded else {}), **job.settings}
         if job.setup is not None:
             job.setup()
-        # torch tells of a dead data worker by an error in whatever is being done: even in no_grad
+        # torch tells of a dead data worker by an error in whatever is being done: in no_grad, or in
+        # this job, where the last one's loader has not been let go yet
+        gc.collect()
         torch.set_grad_enabled(True)
         code = 1
         with contextlib.suppress(Exception), fresh_accelerate():

@@ -92,6 +92,9 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     # else a process that finds a mistake may be gone before another one has connected to it, which
     # then tells of that
     os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        # accelerate joins processes on CPUs only where it is told so; else each would train alone
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     try:
         with waiting_told():
             accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])

@@ -1,4 +1,4 @@
-"""Processes of a run that do not all come."""
+"""Whether the processes of a run find each other."""
 
 import os
 import re
@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
 from launching import TIMEOUT, Running, free_port
+from worlds import Job, train
 
 from selfdistill.engine import processes
 
@@ -34,3 +37,15 @@ def test_one_that_waits_for_the_other_says_so(words: Words, tmp_path: Path) -> N
         r"127\.0\.0\.1:\d+; have all been started, ",
         line,
     )
+
+
+def forget_the_device() -> None:
+    del os.environ["ACCELERATE_USE_CPU"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="they would meet there")
+def test_nobody_has_to_say_that_they_are_on_cpus(words: Words, tmp_path: Path) -> None:
+    """Each would train alone, to the same folder."""
+    words_of_it = words("image", tmp_path / "run", "train.steps=2", "optim.warmup_steps=1")
+    train(2, [Job(words_of_it, setup=forget_the_device)], tmp_path / "out")
+    assert (tmp_path / "out/1").read_text() == ""  # only the main one speaks

@@ -97,12 +97,13 @@ class Running:
         """Processes that it started and that still run some seconds after its end."""
         assert self.process.pid is not None
         end = time.monotonic() + patience
-        while (found := _group(self.process.pid)) and time.monotonic() < end:
+        while (found := group(self.process.pid)) and time.monotonic() < end:
             time.sleep(0.2)
         return found
 
 
-def _group(number: int) -> list[int]:
+def group(number: int) -> list[int]:
+    """The processes of a group that still run."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

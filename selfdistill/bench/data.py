@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from selfdistill.bench.machine import check_alone
 from selfdistill.config import RunConfig
 from selfdistill.cores import cores
 from selfdistill.data.elsewhere.retries import take_retries
@@ -69,7 +70,9 @@ def bench_data(config: RunConfig, seconds: float = 5.0) -> dict[str, Any]:
 
     Raises:
         SelfdistillError: the data cannot be used.
+        UserError: a launcher started this.
     """
+    check_alone("bench data")
     sizes = batch_sizes(config, 1)
     with prepared_aside(config) as parts:
         whole = {name: open_source(name, parts, size) for name, size in sizes.items()}

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 
 import selfdistill
 from selfdistill.engine.sums import over_processes
+from selfdistill.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By the values of ``train.precision``."""
@@ -22,6 +23,15 @@ SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 LONGEST = 0.3
 """Seconds of one product, above which no larger one is tried."""
 REPEATS = 7
+
+
+def check_alone(what: str) -> None:
+    """
+    Raises:
+        UserError: this is one of several processes, which would all do the same.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{what}: works in one process only; start it without a launcher")
 
 
 def peak_memory(accelerator: Accelerator) -> dict[str, int]:

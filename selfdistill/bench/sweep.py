@@ -1,7 +1,6 @@
 """The same for one batch size after the other, till the machine has had enough."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import traceback
@@ -10,10 +9,11 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from selfdistill.bench.machine import description, free_memory
+from selfdistill.bench.machine import check_alone, description, free_memory
 from selfdistill.bench.step import check_steps, throughput
 from selfdistill.bench.timing import enough_steps, time_steps, warm_up
 from selfdistill.bench.workload import DoesNotFit, workload
+from selfdistill.child_process import obey_parent
 from selfdistill.config import RunConfig
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.outputs import say
@@ -50,6 +50,7 @@ def sweep_batch(config: RunConfig, steps: int | None = None) -> dict[str, Any]:
         UserError: something else says how large a batch is, or a launcher started this.
         DoesNotFit: not even the smallest one fits.
     """
+    check_alone("--sweep")
     check_steps(steps)
     _check(config)
     found: list[dict[str, Any]] = []
@@ -58,6 +59,7 @@ def sweep_batch(config: RunConfig, steps: int | None = None) -> dict[str, Any]:
         sized = replace(config, train=replace(config.train, batch_size=size))
         try:
             found.append(_in_a_process(sized, steps))
+            say(f"{found[-1]['samples_per_second']:,.1f} samples/s")
         except DoesNotFit:
             if not found:
                 raise
@@ -77,8 +79,6 @@ def sweep_batch(config: RunConfig, steps: int | None = None) -> dict[str, Any]:
 
 
 def _check(config: RunConfig) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--sweep: works in one process only; start it without a launcher")
     if config.train.accumulate > 1:
         raise UserError(
             f"train.accumulate: {config.train.accumulate}, but --sweep batch looks for the largest "
@@ -133,10 +133,15 @@ def _in_a_process(config: RunConfig, steps: int | None) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(config, steps, theirs))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # in its imports, too
     process.start()
+    signal.signal(signal.SIGINT, before)
     theirs.close()
     try:
         found = ours.recv()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     except EOFError:
         process.join()
         if process.exitcode == -signal.SIGKILL:
@@ -158,6 +163,7 @@ def _in_a_process(config: RunConfig, steps: int | None) -> dict[str, Any]:
 
 
 def _measure(config: RunConfig, steps: int | None, results: Connection) -> None:
+    obey_parent()
     log_to_console()
     try:
         with workload(config) as work:

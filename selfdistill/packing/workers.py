@@ -1,9 +1,6 @@
 """Work in parallel over processes, with a bar that shows how far all of them are."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +8,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from selfdistill.child_process import obey_parent
 from selfdistill.errors import SelfdistillError
 
 Task = TypeVar("Task")
@@ -172,12 +170,4 @@ def _results(
 def _start_worker(values: Any) -> None:
     global _report
     _report = _Counts(values).add
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent calls off
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-
-
-def _follow(parent: Any) -> None:
-    """End with the parent, however that ends."""
-    parent.join()
-    os._exit(1)
+    obey_parent()

@@ -182,6 +182,14 @@ def test_a_run_is_left_as_it_is(runs: SmallRuns) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_it_is_not_done_by_several_processes(
+    runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["bench", "data", str(runs.config_file("image", tmp_path / "run"))]) == 2
+    assert "bench data: works in one process only" in capsys.readouterr().err
+
+
 def test_on_the_command_line(
     runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

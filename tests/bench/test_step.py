@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import ENVIRONMENT, fresh_accelerate
+from launching import ENVIRONMENT, TIMEOUT, command, fresh_accelerate, group
 from modality_cases import MODALITIES
 from small_runs import SmallRuns
 from tiny import DECODER, JOINT
@@ -150,6 +153,29 @@ def test_a_sweep(
     found = json.loads(capsys.readouterr().out)
     assert [one["batch_size"] for one in found["sizes"]] == [1, 2]
     assert (found["largest"], found["ended"]) == (2, "4 samples do not fit into memory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_a_sweep_has_started_ends_with_it(
+    number: int, runs: SmallRuns, tmp_path: Path
+) -> None:
+    """And says nothing: its words would stand behind the prompt of the shell."""
+
+    def end(process: "subprocess.Popen[bytes]") -> None:
+        began = time.monotonic()
+        while len(group(process.pid)) < 3 and time.monotonic() < began + TIMEOUT / 2:
+            time.sleep(0.1)  # itself, a tracker of resources, and what measures
+        time.sleep(2)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+
+    config = str(runs.config_file("image", tmp_path / "run"))
+    words = ("bench", config, "--sweep=batch", "--steps=1000000", "optim.warmup_steps=0")
+    ended = command("-m", "selfdistill", *words, meanwhile=end)
+    assert ended.code == -number
+    told = ["selfdistill: interrupted"] if number == signal.SIGINT else []
+    assert ended.stderr.splitlines()[-1:] == (told or ["measuring train.batch_size=1"])
+    assert "Traceback" not in ended.stderr
 
 
 def size(rate: float, resident: float = 1e9, device: str = "cpu") -> dict[str, Any]:

@@ -53,7 +53,7 @@ WRITE_ERRORS = (
     errno.EACCES,
     errno.EBUSY,
 )
-DISK_ERRORS = (*WRITE_ERRORS, errno.EIO, errno.ESTALE)
+DISK_ERRORS = (*WRITE_ERRORS, errno.EIO, errno.ESTALE, errno.EISDIR, errno.ENOTDIR)
 OF_ONE_PROCESS = (SelfdistillError, DataBudgetError)
 """Errors, but not their subclasses, of one process of a run, which says them whichever it is."""
 HEAD_START = 2.0
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in DISK_ERRORS:
             raise
         what = "write" if error.errno in WRITE_ERRORS else "read or write"
-        where = error.filename or "the output"
+        where = error.filename2 or error.filename or "the output"
         say(f"selfdistill: cannot {what} {where}: {error.strerror}")
         _drop(sys.stdout)
         return SelfdistillError.exit_code

@@ -57,7 +57,7 @@ class Checkpointer:
     """Writes and finds the checkpoints of one run; one process at a time may save.
 
     Args:
-        folder: ``RUN/checkpoints``; made by the first save.
+        folder: ``RUN/checkpoints``; made by the first save, in a folder that is there.
         keep: how many to keep.
         keep_every: those of every so many steps stay besides; 0: none.
 
@@ -247,7 +247,7 @@ class Checkpointer:
 
     def _make_folder(self) -> None:
         if not self.folder.exists():
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir()  # no parents: a run whose folder was moved must not make it anew
             sync_folder(self.folder.parent)
         self.clear()
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,7 +91,8 @@ class MetricsWriter:
         }
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk."""
+        """Wait until all lines are on the disk; raises as ``write`` where the folder was moved."""
+        self._run_dir.check()
         for path in (self._run_dir.metrics_path, self._run_dir.left_out_path):
             if path.exists():
                 sync_file(path)
@@ -99,8 +101,9 @@ class MetricsWriter:
         """Append the metrics of a step; what is not finite becomes null.
 
         Raises:
-            SelfdistillError: ``metrics.jsonl`` cannot be written.
+            SelfdistillError: ``metrics.jsonl`` cannot be written, or the run's folder was moved.
         """
+        self._run_dir.check()
         row = {key: value if math.isfinite(value) else None for key, value in values.items()}
         # first: an evaluation that has its line is not made again when a run goes on
         self._try_board(lambda board: _add_scalars(board, step, values))
@@ -131,6 +134,7 @@ class MetricsWriter:
             if self._board is None:
                 from torch.utils.tensorboard import SummaryWriter
 
+                threading.excepthook = _excepthook
                 self._board = SummaryWriter(
                     str(self._run_dir.tensorboard), purge_step=self._purge_step
                 )
@@ -139,6 +143,12 @@ class MetricsWriter:
         except Exception as error:
             self._wanted = False
             logger.warning("TensorBoard fails (%r); the run goes on without it", error)
+
+
+def _excepthook(error: threading.ExceptHookArgs) -> None:
+    """But for TensorBoard's thread, whose error the next call has, too."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from selfdistill.durable import write_atomically
-from selfdistill.errors import UserError
+from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.redaction import all_redacted
 from selfdistill.run_layout import (
     CHECKPOINTS,
@@ -50,6 +50,7 @@ class RunDir:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._lock: int | None = None
+        self._holder = f"process {os.getpid()} on host {socket.gethostname()}\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -79,7 +80,27 @@ class RunDir:
             waits = True
             time.sleep(0.1)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on host {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(lock, self._holder.encode(), 0)
+
+    def check(self) -> None:
+        """
+        Raises:
+            SelfdistillError: at the path there is no folder any more, or that of another run.
+        """
+        try:
+            holder = (self.path / LOCK).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            if self.path.exists():  # somebody took the lock for a stale one
+                return
+            holder = ""
+        except OSError:  # whoever writes to it will tell
+            return
+        if holder != self._holder:
+            raise SelfdistillError(
+                f"run_dir: '{self.path}' was moved or removed while the run wrote to it"
+                + (f", and is now of {holder.strip()}" if holder else "")
+                + "; move it back and run the same command again to go on from its last checkpoint"
+            )
 
     def close(self) -> None:
         """Let another run have the folder."""

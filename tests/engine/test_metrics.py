@@ -1,7 +1,9 @@
+import errno
 import io
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
     event_accumulator,
+)
+from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+    RecordWriter,
 )
 
 from selfdistill.engine import metrics
@@ -264,3 +269,32 @@ def test_the_console_shows_each_modality(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.endswith(
         ", loss 3.0000, audio: loss 1.0000 target std 0.500, text: loss 2.0000\n"
     )
+
+
+def test_nothing_is_written_where_the_folder_was_moved(run: RunDir, tmp_path: Path) -> None:
+    writer = MetricsWriter(run, tensorboard=False)
+    run.path.rename(tmp_path / "moved")
+    for action in (lambda: writer.write(1, {"loss": 1.0}), writer.sync):
+        with pytest.raises(SelfdistillError, match="was moved or removed"):
+            action()
+    assert not run.path.exists()
+
+
+def test_the_thread_of_tensorboard_fails_silently(
+    run: RunDir, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "__excepthook__", told.append)
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    writer = MetricsWriter(run, tensorboard=True)
+    writer.write(1, {"loss": 1.0})
+    monkeypatch.setattr(RecordWriter, "write", fail)
+    for step in range(2, 9):
+        writer.write(step, {"loss": 1.0})
+    writer.close()
+    assert caplog.text.count("TensorBoard fails") == 1
+    assert told == []
+
+
+def fail(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -18,7 +18,7 @@ import pytest
 from selfdistill.durable import write_atomically
 from selfdistill.engine import run_dir
 from selfdistill.engine.run_dir import RunDir
-from selfdistill.errors import UserError
+from selfdistill.errors import SelfdistillError, UserError
 
 HOLD = """
 import fcntl, os, sys
@@ -155,6 +155,22 @@ def test_a_file_system_without_locks_is_a_warning(
     monkeypatch.setattr(fcntl, "flock", fail)
     with RunDir(tmp_path):
         assert "cannot be locked (Function not implemented)" in caplog.text
+
+
+def test_a_folder_that_was_moved_is_not_written_to(tmp_path: Path) -> None:
+    """What is at its path may be another run's by now."""
+    path = tmp_path / "run"
+    with RunDir(path) as run:
+        run.check()
+        (path / "lock").unlink()
+        run.check()
+        path.rename(tmp_path / "moved")
+        with pytest.raises(SelfdistillError, match=r"run_dir: '.*run' was moved or removed while"):
+            run.check()
+        path.mkdir()
+        (path / "lock").write_text("process 7 on host other\n")
+        with pytest.raises(SelfdistillError, match="and is now of process 7 on host other; move"):
+            run.check()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

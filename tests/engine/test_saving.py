@@ -56,7 +56,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Traini
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with fresh_accelerate():
-        yield Training(tmp_path / "run" / "checkpoints")
+        yield Training(tmp_path / "checkpoints")
 
 
 @pytest.fixture

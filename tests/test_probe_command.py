@@ -271,6 +271,24 @@ def test_labels_from_a_file(
     assert "'x3'" not in found.err
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "s0000,0\ns0001,1\ns0002,\ns0003, \t\n"),
+        ("labels.tsv", 's0000\t0\ns0001\t1\ns0002\t\ns0003\t"  "\n'),
+        ("labels.json", '{"s0000": 0, "s0001": 1, "s0002": "", "s0003": " \\n"}'),
+    ],
+)
+def test_a_class_of_blanks_is_no_label(
+    name: str, text: str, runs: SmallRuns, call: Callable[..., Called], tmp_path: Path
+) -> None:
+    path = write_shard(tmp_path / "bare.tar", samples("image", 4))
+    file = tmp_path / name
+    file.write_text(text)
+    found = call(runs.run("image"), path, "--labels", file)
+    assert (found.code, "DATA: 2 of 4 samples have no label" in found.err) == (2, True), found.err
+
+
 def test_transcripts_are_spelled(
     runs: SmallRuns, call: Callable[..., Called], tmp_path: Path
 ) -> None:

@@ -80,7 +80,8 @@ def check_all_labelled(key: str, labels: np.ndarray, remedy: str) -> None:
 
 def read_label_file(path: Path) -> dict[str, str]:
     """Classes by key, of a .csv or .tsv file (key and class in its first two columns; a first
-    line that begins with ``key`` is a heading), or of a .json file (one object).
+    line that begins with ``key`` is a heading), or of a .json file (one object). A key whose class
+    is empty or of blanks only is left out, as if the file did not name it.
 
     Raises:
         UserError: it cannot be read, or gives a key two classes.
@@ -92,6 +93,8 @@ def read_label_file(path: Path) -> dict[str, str]:
         raise UserError(f"--labels: cannot read '{path}': {error}") from error
     found: dict[str, str] = {}
     for key, label in pairs:
+        if not label.strip():
+            continue
         if found.setdefault(key, label) != label:
             raise UserError(
                 f"--labels: '{path}' gives '{key}' two classes, '{found[key]}' and '{label}'"

@@ -289,6 +289,43 @@ def test_a_class_of_blanks_is_no_label(
     assert (found.code, "DATA: 2 of 4 samples have no label" in found.err) == (2, True), found.err
 
 
+def test_a_quoted_class_keeps_its_lines(
+    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    sets = labelled("image", samples("image", TRAIN, 1), samples("image", TEST, 2))
+    names = ("dark\r\nroom", "dark room, \u2028lit")
+    file = tmp_path / "labels.csv"
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines).writerows([f"s{i:04d}", names[i % 2]] for i in range(TRAIN))
+    found = call(runs.run("image"), *sets, "--labels", file, "--probes", "linear")
+    assert found.code == 0, found.err
+    assert found.json["tasks"]["data"]["class_names"] == sorted(names)
+    assert found.json["tasks"]["data"]["probes"]["linear"]["raw"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('s0001,"light', "unexpected end of data"),
+        ('s0001,"light" room', "',' expected after '\"'"),
+    ],
+)
+def test_an_open_quote_is_told_with_its_line(
+    row: str,
+    reason: str,
+    runs: SmallRuns,
+    call: Callable[..., Called],
+    labelled: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text(f's0000,"dark\nroom"\n{row}\ns0002,dark\n')
+    found = call(runs.run("image"), labelled("image")[1], "--labels", file)
+    assert found.code == 2
+    words = f"--labels: cannot read '{file}': row that begins in line 3: {reason}; close its quotes"
+    assert words in found.err
+
+
 def test_transcripts_are_spelled(
     runs: SmallRuns, call: Callable[..., Called], tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +87,10 @@ def read_label_file(path: Path) -> dict[str, str]:
         UserError: it cannot be read, or gives a key two classes.
     """
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        pairs = _of_json(content) if path.suffix.lower() == ".json" else _of_lines(path, content)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            is_json = path.suffix.lower() == ".json"
+            pairs = _of_json(file.read()) if is_json else _of_rows(path, file)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--labels: cannot read '{path}': {error}") from error
     found: dict[str, str] = {}
     for key, label in pairs:
@@ -114,11 +115,23 @@ def _of_json(content: str) -> list[tuple[str, str]]:
     return [(key, str(label)) for key, label in given.items()]
 
 
-def _of_lines(path: Path, content: str) -> list[tuple[str, str]]:
+def _of_rows(path: Path, lines: Iterable[str]) -> list[tuple[str, str]]:
     if path.suffix.lower() not in (".csv", ".tsv"):
         raise ValueError("its name must end in .csv, .tsv or .json")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = [row for row in csv.reader(content.splitlines(), delimiter=delimiter) if row]
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    first = 1  # line of the row: where its quote stays open, the reader's own is that of the end
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+            first = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"row that begins in line {first}: {error}; close its quotes, and write a quote inside "
+            "of them twice"
+        ) from error
     if rows and rows[0][0].strip().lower() == "key":
         rows = rows[1:]
     for row in rows:

@@ -456,6 +456,9 @@ def test_token_labels_of_too_few_inputs_are_refused(
         ([], "names no labelled set of its own (eval.tasks); give labelled shards"),
         (["BARE"], "DATA: 10 of 10 samples have no label; give every sample a .cls member"),
         (["ONE"], "DATA: all samples are of class 0; the probes need two classes"),
+        (["RARE"], "DATA: there are too few samples of class 7 for two splits; each class"),
+        (["RARE"], "; each class needs 6 for training (--few-shot=3) and 1 for the test; add"),
+        (["RARE", "--probes", "knn"], "; each class needs 1 for training and 1 for the test; add"),
         (["FOUR", "--probes", "linear"], "DATA: every class has a single sample for training"),
         (["SET", "--neighbours", "1,33"], "--neighbours: 33, but DATA has 32 samples"),
         (["SET", "--neighbours", "0"], "--neighbours: 0 must be 1 or more"),
@@ -485,6 +488,12 @@ def test_mistakes_are_told(
         "SET": labelled("image")[1],
         "BARE": str(write_shard(tmp_path / "bare.tar", samples("image", 10))),
         "FOUR": str(write_shard(tmp_path / "four.tar", samples("image", 4, 0, True))),
+        "RARE": str(
+            write_shard(
+                tmp_path / "rare.tar",
+                [*samples("image", 40, 0, True), samples("image", 1)[0] | {"cls": b"7"}],
+            )
+        ),
         "ONE": str(write_shard(tmp_path / "one.tar", samples("image", 40, 0, True)[::2])),
     }
     found = call(runs.run("image"), *(shown.get(word, word) for word in words))

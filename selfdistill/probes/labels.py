@@ -24,6 +24,11 @@ class Named:
     few_shot: str
     remedy: str = "give every sample a .cls member that holds its class as an integer from 0"
 
+    @property
+    def is_one_set(self) -> bool:
+        """Whether both splits are made of one set: what is in each is not the user's choice."""
+        return self.train == self.test
+
     @classmethod
     def of_task(cls, name: str) -> "Named":
         """A labelled set of a config."""
@@ -47,6 +52,15 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
             f"{named.train}: all samples are of class {classes[0]}; "
             "the probes need two classes or more"
         )
+    needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
+    apart = np.setxor1d(classes, test)
+    if named.is_one_set and len(apart):
+        setting = f" ({named.few_shot}={few_shot_labels})" if few_shot_labels else ""
+        raise UserError(
+            f"{named.train}: there are too few samples of class {listed(apart)} for two splits; "
+            f"each class needs {max(1, needed)} for training{setting} and 1 for the test; add "
+            "samples, or leave the class out"
+        )
     for key, lacking in (
         (named.test, np.setdiff1d(classes, test)),
         (named.train, np.setdiff1d(test, classes)),
@@ -61,7 +75,6 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
             f"{named.train}: every class has a single sample for training, which leaves none to "
             "choose a layer by; add samples"
         )
-    needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
     scarce = counts < needed
     if scarce.any():
         raise UserError(

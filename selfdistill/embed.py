@@ -3,8 +3,9 @@
 It has float32 tensors ``layer_i``: [N, D], means over the valid tokens of each input, or with pool
 "none" [T1 + T2 + ..., D], the tokens themselves, and ``lengths`` int64 [N], how many each input
 has. Layer 0 is the input of the blocks, i the output of block i; prefix tokens are left out. If
-every input has a label, there is ``labels`` int64 [N]. Its metadata are strings: ``keys`` (a JSON
-list of N names), ``model``, ``weights``, ``modality``, ``pool`` and, where it is known, ``step``.
+every input has a label, there is ``labels`` int64 [N]; where only some have one a warning says so.
+Its metadata are strings: ``keys`` (a JSON list of N names), ``model``, ``weights``, ``modality``,
+``pool`` and, where it is known, ``step``.
 """
 
 import json
@@ -240,6 +241,11 @@ def _tensors(features: _Features, pool: Pool) -> dict[str, Tensor]:
     labels = [label for label in features.labels if label is not None]
     if len(labels) == len(features.labels):
         found["labels"] = torch.tensor(labels)
+    elif labels:
+        logger.warning(
+            "%d of %d inputs have no label (an integer in a .cls member); labels are not written",
+            *(len(features.labels) - len(labels), len(features.labels)),
+        )
     return found
 
 

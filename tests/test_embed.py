@@ -259,6 +259,23 @@ def test_labels_of_shards_if_all_have_one(
     torch.testing.assert_close(mixed.tensors["layer_2"][0], wanted, atol=1e-5, rtol=0)
 
 
+def test_labels_that_only_some_have_are_told(
+    run: Callable[[str], str],
+    inputs: Callable[[str], dict[str, bytes]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inputs("image")
+    classes: dict[str, dict[str, bytes]] = {"a": {"cls": b"4"}, "b": {"cls": b"cat"}, "c": {}}
+    model = run("image")
+    said = "2 of 3 inputs have no label (an integer in a .cls member); labels are not written"
+    for keys, told in (("a", []), ("bc", []), ("abc", [said])):
+        given = {key: {"png": content("image", 5), **classes[key]} for key in keys}
+        caplog.clear()
+        found = embed(model, write_shard(Path("s.tar"), given), out=f"{keys}.safetensors")
+        assert caplog.messages == told
+        assert ("labels" in found.tensors) == (keys == "a")
+
+
 def test_bad_inputs_are_skipped_named_and_counted(
     run: Callable[[str], str],
     inputs: Callable[[str], dict[str, bytes]],

@@ -16,6 +16,7 @@ from selfdistill.hub.writer import (
     why_not_exportable,
     write_folder,
 )
+from selfdistill.outputs import say
 from selfdistill.pretrained import Pretrained, Weights, load_all
 from selfdistill.run_files import MetricsFile, read_result
 
@@ -60,8 +61,10 @@ def export(
     if len(found) == 1:
         (one,) = found.values()
         _write(one, out)
-        address = push(out, push_to) if push_to else ""
-        return [f"written to {out}" + (f", uploaded to {address}" if address else "")]
+        if not push_to:
+            return [f"written to {out}"]
+        say(f"written to {out}, uploading it to {push_to}")
+        return [f"written to {out}, uploaded to {push(out, push_to)}"]
     # all or none: the command is refused where there are some already
     with appearing(out) as folder:
         for name, one in found.items():

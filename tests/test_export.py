@@ -163,6 +163,27 @@ def test_the_command(runs: SmallRuns, tmp_path: Path, capsys: pytest.CaptureFixt
     assert caught.value.code == 2
 
 
+def test_an_upload_is_announced(
+    runs: SmallRuns,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It may take long, and the folder is of use before it ends."""
+    said = []
+
+    def push(folder: Path, name: str) -> str:
+        said.append(capsys.readouterr().err)
+        return "there"
+
+    monkeypatch.setattr("selfdistill.export.check_push", lambda name: None)
+    monkeypatch.setattr("selfdistill.export.push", push)
+    source, out = str(runs.run("image")), tmp_path / "out"
+    capsys.readouterr()
+    assert export(source, out, push_to="me/mine") == [f"written to {out}, uploaded to there"]
+    assert said == [f"written to {out}, uploading it to me/mine\n"]
+
+
 def full_folder(runs: SmallRuns, folder: Path) -> Path:
     (folder / "out").mkdir()
     (folder / "out" / "mine").write_text("")

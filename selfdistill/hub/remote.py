@@ -1,7 +1,9 @@
 """To and from huggingface.co (or whatever HF_ENDPOINT names), with the user's own token."""
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -17,6 +19,8 @@ from selfdistill.errors import SelfdistillError, UserError
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SAFE = ["*.json", "*.safetensors", "merges.txt", "README.md"]
 PICKLED = ["pytorch_model*.bin"]
+SILENCE = 60.0
+"""Seconds without a byte, either way, after which a request is given up."""
 
 
 def is_repository_name(text: str) -> bool:
@@ -33,6 +37,7 @@ def download(name: str, key: str) -> Path:
     Raises:
         UserError: there is no such repository, or it cannot be reached.
     """
+    _limit_silence()
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=SAFE))
         if not any(folder.glob("*.safetensors")):
@@ -71,6 +76,7 @@ def push(folder: Path, name: str) -> str:
     Raises:
         SelfdistillError: it could not be uploaded; the folder stays.
     """
+    _limit_silence()
     try:
         api = huggingface_hub.HfApi()
         api.create_repo(name, exist_ok=True)
@@ -79,6 +85,30 @@ def push(folder: Path, name: str) -> str:
         raise SelfdistillError(
             f"--push: cannot upload to {name}: {_why(error)}; {folder} is complete"
         ) from error
+
+
+@cache
+def _limit_silence() -> None:
+    """Give up what is never answered: huggingface_hub sets no limit of its own.
+
+    Its clients stay as they are otherwise. Before 1.0 it has requests, and no such clients.
+    """
+    if not hasattr(huggingface_hub, "set_client_factory"):
+        return
+    client = huggingface_hub.get_session()
+    kind, hooks = type(client), client.event_hooks
+    limited = {**hooks, "request": [*hooks["request"], _limit]}
+    huggingface_hub.set_client_factory(
+        lambda: kind(event_hooks=limited, follow_redirects=True, timeout=None)
+    )
+
+
+def _limit(request: Any) -> None:
+    # the request's, because some calls say timeout=None themselves; where one has a limit it stays
+    limits = request.extensions["timeout"]
+    request.extensions["timeout"] = {
+        what: SILENCE if limit is None else limit for what, limit in limits.items()
+    }
 
 
 def _why(error: BaseException) -> str:

@@ -1,11 +1,13 @@
 """What goes to and from the Hub, seen by a small Hub of our own on the loopback interface."""
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +43,11 @@ except SelfdistillError as error:
     print(error)
     sys.exit(error.exit_code)
 """
+PARTS, SILENCE = 10, 2.0
+IMPATIENT = f"""
+from selfdistill.hub import remote
+remote.SILENCE = {SILENCE}
+{CLIENT}"""
 THERE_AND_BACK = """
 import sys
 from selfdistill.cli import main
@@ -57,6 +64,8 @@ class Hub(ThreadingHTTPServer):
         repositories: contents by repository and file.
         gated: repositories whose terms nobody has agreed to.
         broken: answers nothing but 500.
+        silent: answers nothing at all.
+        pause: seconds between the ``PARTS`` in which it takes what is large, and answers.
         requests: method, path and Authorization header of each.
     """
 
@@ -66,6 +75,8 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.broken = False
+        self.silent = False
+        self.pause = 0.0
         self.requests: list[tuple[str, str, str | None]] = []
 
     def fetched(self) -> set[str]:
@@ -80,10 +91,13 @@ class Desk(BaseHTTPRequestHandler):
     server: Hub
 
     def serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.read(int(self.headers.get("Content-Length") or 0))
         path, token = self.path.partition("?")[0], self.headers.get("Authorization")
         self.server.requests.append((self.command, path, token))
-        if self.server.broken:
+        if self.server.silent:
+            self.rfile.read(1)  # until the other side goes away
+            self.close_connection = True
+        elif self.server.broken:
             self.refuse(500, "out of order")
         elif token not in (None, f"Bearer {TOKEN}"):
             self.refuse(401, "Invalid credentials in Authorization header")
@@ -101,6 +115,16 @@ class Desk(BaseHTTPRequestHandler):
             self.refuse(404, "nothing here")
 
     do_GET = do_HEAD = do_POST = serve
+
+    def read(self, length: int) -> bytes:
+        if length < 1 << 20:  # has come whole, and to be slow would be to be silent
+            return self.rfile.read(length)
+        return b"".join(self.rfile.read(part) for part in self.parts(length))
+
+    def parts(self, length: int) -> Iterator[int]:
+        for part in range(PARTS):
+            time.sleep(self.server.pause if part else 0)
+            yield length * (part + 1) // PARTS - length * part // PARTS
 
     def create(self, name: str, organization: str, **_: object) -> None:
         if organization != "someone":
@@ -142,7 +166,9 @@ class Desk(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            rest = io.BytesIO(body)
+            for part in self.parts(len(body)):
+                self.wfile.write(rest.read(part))
 
     def refuse(self, status: int, message: str, code: str = "") -> None:
         self.answer({"error": message}, status, **({"X-Error-Code": code} if code else {}))
@@ -297,6 +323,41 @@ def test_what_keeps_from_uploading(
     assert done.stdout.startswith(start + words), done.stdout + done.stderr
     assert done.stdout.endswith(f"; {tmp_path / 'folder'} is complete\n")
     assert hub.repositories["someone/encoder"] == FILES
+
+
+def upload(tmp_path: Path, content: bytes) -> list[str]:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.safetensors").write_bytes(content)
+    return ["push", str(tmp_path / "folder"), "someone/encoder"]
+
+
+def test_a_hub_that_never_answers_is_given_up(hub: Hub, client: Client, tmp_path: Path) -> None:
+    """A connection that is accepted and no more, as by a proxy that has lost its way."""
+    hub.silent = True
+    there = client(IMPATIENT, *upload(tmp_path, b"tensors"))
+    whole = f"{tmp_path / 'folder'} is complete"
+    assert there.stdout == f"--push: cannot upload to someone/encoder: timed out; {whole}\n"
+    assert there.returncode == 1
+    back = client(IMPATIENT, "download", "someone/encoder")
+    words = "MODEL: someone/encoder is not here, and cannot be downloaded: timed out\n"
+    assert (back.stdout, back.returncode) == (words, 2)
+
+
+def test_what_comes_slowly_is_waited_for(hub: Hub, client: Client) -> None:
+    hub.pause = 0.15 * SILENCE
+    hub.repositories["someone/encoder"] = {"model.safetensors": b"tensors"}
+    done = client(IMPATIENT, "download", "someone/encoder")
+    assert done.returncode == 0, done.stdout
+    assert contents(Path(done.stdout.strip())) == hub.repositories["someone/encoder"]
+
+
+def test_what_goes_slowly_is_waited_for(hub: Hub, client: Client, tmp_path: Path) -> None:
+    """More than the system takes into its buffers."""
+    hub.pause = 0.15 * SILENCE
+    large = os.urandom(1 << 25)
+    done = client(IMPATIENT, *upload(tmp_path, large))
+    assert done.returncode == 0, done.stdout
+    assert hub.repositories["someone/encoder"]["model.safetensors"] == large
 
 
 def test_there_is_no_such_repository(client: Client) -> None:

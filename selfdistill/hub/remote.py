@@ -2,10 +2,12 @@
 
 import re
 from functools import cache
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -127,7 +129,13 @@ def _why(error: BaseException) -> str:
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, HfHubHTTPError):
         return _answer(error)
-    while inner := error.__cause__ or error.__context__:
+    if isinstance(error, JSONDecodeError | UnicodeDecodeError):
+        return _no_hub("is no JSON")
+    if isinstance(error, KeyError):
+        return _no_hub(f"lacks {error}")
+    # with requests, whose errors are OSErrors, the context is what the connection died of;
+    # elsewhere it is what its library tried before
+    while inner := error.__cause__ or (error.__context__ if isinstance(error, OSError) else None):
         error = inner
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -136,6 +144,14 @@ def _answer(error: HfHubHTTPError) -> str:
     code = error.response.status_code if error.response is not None else 0
     if code == 401:
         return "the Hub does not take the token; log in with `hf auth login`, or mend HF_TOKEN"
+    if code == 403 and not error.server_message:
+        return "the Hub answers 403 and does not say why; take a token that may do this"
     said = " ".join((error.server_message or str(error)).split())
-    hint = "; take a token that may do this" if code == 403 else ""
-    return f"the Hub answers {code} ({said}){hint}"
+    return f"the Hub answers {code} ({said})"
+
+
+def _no_hub(fault: str) -> str:
+    return (
+        f"what answers at {ENDPOINT} is no Hub, as its answer {fault}; "
+        "check HF_ENDPOINT, the proxy, and whether the network wants a login"
+    )

@@ -65,6 +65,7 @@ class Hub(ThreadingHTTPServer):
         gated: repositories whose terms nobody has agreed to.
         broken: answers nothing but 500.
         silent: answers nothing at all.
+        instead: status and content of all its answers, where it is no Hub.
         pause: seconds between the ``PARTS`` in which it takes what is large, and answers.
         requests: method, path and Authorization header of each.
     """
@@ -76,6 +77,7 @@ class Hub(ThreadingHTTPServer):
         self.gated: set[str] = set()
         self.broken = False
         self.silent = False
+        self.instead: tuple[int, Any] | None = None
         self.pause = 0.0
         self.requests: list[tuple[str, str, str | None]] = []
 
@@ -97,6 +99,9 @@ class Desk(BaseHTTPRequestHandler):
         if self.server.silent:
             self.rfile.read(1)  # until the other side goes away
             self.close_connection = True
+        elif self.server.instead:
+            status, content = self.server.instead
+            self.answer(content, status)
         elif self.server.broken:
             self.refuse(500, "out of order")
         elif token not in (None, f"Bearer {TOKEN}"):
@@ -370,8 +375,48 @@ def test_another_users_repository(hub: Hub, client: Client, tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     done = client(CLIENT, "push", str(tmp_path / "folder"), "other/encoder")
     assert done.returncode == 1
-    assert "the Hub answers 403 (no rights in this namespace); take a token that" in done.stdout
+    assert "the Hub answers 403 (no rights in this namespace); /" in done.stdout
     assert hub.repositories.keys() == {"someone/encoder"}
+
+
+PAGE = b"<!DOCTYPE html><title>Welcome to our network</title>"
+
+
+@pytest.mark.parametrize(
+    ("instead", "fault"),
+    [
+        ((200, PAGE), "is no JSON"),
+        ((200, b"{\xff}"), "is no JSON"),
+        ((200, {"welcome": "to our network"}), "lacks '{}'"),
+        ((409, {"error": "conflict"}), "lacks '{}'"),
+    ],
+)
+def test_what_answers_is_no_hub(
+    instead: tuple[int, Any], fault: str, hub: Hub, client: Client, tmp_path: Path
+) -> None:
+    """Such as the page on which a network wants a login."""
+    hub.instead = instead
+    start = f"what answers at {hub.url} is no Hub, as its answer {fault}; check HF_ENDPOINT"
+    there = client(CLIENT, *upload(tmp_path, b"tensors"))
+    assert f"upload to someone/encoder: {start.format('url')}" in there.stdout
+    if instead[0] == 200:
+        back = client(CLIENT, "download", "someone/encoder")
+        assert f"cannot be downloaded: {start.format('id')}" in back.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"error": "storage quota exceeded"}, "the Hub answers 403 (storage quota exceeded); /"),
+        (b"", "the Hub answers 403 and does not say why; take a token that may do this; /"),
+    ],
+)
+def test_another_token_is_asked_for_where_that_may_help(
+    content: Any, words: str, hub: Hub, client: Client, tmp_path: Path
+) -> None:
+    hub.instead = 403, content
+    done = client(CLIENT, *upload(tmp_path, b"tensors"))
+    assert f"--push: cannot upload to someone/encoder: {words}" in done.stdout
 
 
 def test_there_and_back(

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfdistill.config import RunConfig
 from selfdistill.durable import write_atomically
 from selfdistill.engine.checkpoint import find_checkpoint
-from selfdistill.engine.checkpoint_files import read_checkpoint
+from selfdistill.engine.checkpoint_files import is_of_checkpoint, read_checkpoint
 from selfdistill.errors import UserError, errors_of
 from selfdistill.hub.reader import WEIGHTS, HubFolder, is_hub_folder
 from selfdistill.modalities.base import load_modality
@@ -102,6 +102,10 @@ class InitialWeights:
             raise UserError(
                 f"{KEY}: {self.path} is a part of a folder of transformers; name the folder, "
                 f"{folder}"
+            )
+        if self.is_file and is_of_checkpoint(self.path):
+            raise UserError(
+                f"{KEY}: {self.path} is a part of a checkpoint; name the folder, {folder}"
             )
         if not self.is_file and not self.is_hub:
             self.path = find_checkpoint(self.path, KEY)

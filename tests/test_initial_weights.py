@@ -67,6 +67,14 @@ def test_the_weights_of_a_folder(runs: SmallRuns) -> None:
         start(folder / "model.safetensors", runs.config("image"))
 
 
+@pytest.mark.parametrize("modality", ["image", JOINT])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
+def test_a_file_of_a_checkpoint(name: str, modality: str, runs: SmallRuns) -> None:
+    folder = checkpoint(runs.run("image"), STEPS)
+    with pytest.raises(UserError, match=f"is a part of a checkpoint; name the folder, {folder}$"):
+        start(folder / name, runs.config(modality))
+
+
 def test_a_name_on_the_hub(runs: SmallRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -88,6 +88,15 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     sync_folder(folder)
 
 
+def is_of_checkpoint(file: Path) -> bool:
+    """Whether it is one that ``write_checkpoint`` writes, and in a complete checkpoint.
+
+    Told by its own name, too, because other weights may lie beside some manifest.json.
+    """
+    names = (_MODEL, _OPTIMIZER, _STATE, _INTERVAL, MANIFEST)
+    return file.name in names and (file.parent / MANIFEST).is_file()
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())

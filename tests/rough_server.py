@@ -69,6 +69,7 @@ class Fault:
         drop_at: share of the body after which the connection is closed.
         stall_at: share of the body after which nothing more comes.
         chunked: the body's length is not announced; it is sent in chunks.
+        unannounced: neither is its length announced nor its end; the connection is closed there.
     """
 
     status: int = 0
@@ -76,6 +77,7 @@ class Fault:
     drop_at: float | None = None
     stall_at: float | None = None
     chunked: bool = False
+    unannounced: bool = False
 
 
 class RoughServer(ThreadingHTTPServer):
@@ -147,7 +149,7 @@ class _Desk(BaseHTTPRequestHandler):
     def _send(self, status: int, headers: dict[str, str], content: bytes, fault: Fault) -> None:
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
-        else:
+        elif not fault.unannounced:
             headers["Content-Length"] = str(len(content))
         self._head(status, headers)
         share = next((at for at in (fault.drop_at, fault.stall_at) if at is not None), None)
@@ -158,7 +160,7 @@ class _Desk(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         if fault.stall_at is not None:
             self.server.closing.wait(30)
-        if share is not None:
+        if share is not None or fault.unannounced:
             self.close_connection = True
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:

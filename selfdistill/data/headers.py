@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from selfdistill.data.sources import Source
+from selfdistill.data.sources import CUT_GZIP, Source
 from selfdistill.data.tarindex import BLOCK, Contents, Faults, starts
 
 MEMBER_BYTES = 1 << 30
@@ -89,7 +89,8 @@ def _members(source: Source, faults: Faults) -> Iterator[tarfile.TarInfo]:
                 "joins tar files, cat does not"
             )
     except tarfile.TarError as error:
-        faults.add(source.fault or f"truncated or corrupt: {error}; the rest is not read")
+        faults.cut = source.fault or f"truncated or corrupt: {error}; the rest is not read"
+        faults.add(faults.cut)
 
 
 def list_tar(source: Source) -> Contents:
@@ -130,3 +131,16 @@ def list_tar(source: Source) -> Contents:
         repeated=[(number, count, name) for number, (count, name) in repeated.items()],
         faults=faults.reasons(),
     )
+
+
+def cut_off(source: Source) -> str:
+    """Why there may be more of a tar than there is; empty: it has its end, or this is no tar."""
+    if source.fault:  # gzip data that is corrupt or too large would be so again
+        return source.fault if source.fault == CUT_GZIP else ""
+    faults = Faults()
+    try:
+        for _ in _members(source, faults):
+            pass
+    except tarfile.TarError as error:
+        return f"truncated: {error}" if source.size < BLOCK else ""
+    return faults.cut

@@ -12,6 +12,8 @@ SHARD_BYTES = 4 << 30
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"
 """How gzip data starts; a file's name may lie."""
+CUT_GZIP = "truncated in the middle of the gzip data"
+"""The fault of gzip data that ends too early."""
 UNREAD = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """How other compressed data starts, and what unpacks it with -d."""
 
@@ -159,7 +161,7 @@ def inflate(chunks: Iterable[bytes]) -> tuple[bytearray, str]:
         if len(data) > SHARD_BYTES:
             return data, f"holds more than {SHARD_BYTES:,} bytes; the rest is not read"
         if not compressed and not out:
-            return data, "truncated in the middle of the gzip data"
+            return data, CUT_GZIP
         tail = stream.unused_data if stream.eof else stream.unconsumed_tail
 
 

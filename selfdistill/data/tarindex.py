@@ -19,9 +19,14 @@ MEMBER = np.dtype([("extension", "u1"), ("block", "u4"), ("size", "i4")])
 
 
 class Faults:
-    """Faults of one shard, equal ones counted together."""
+    """Faults of one shard, equal ones counted together.
+
+    Attributes:
+        cut: why the rest of it is not read; empty: it is read to its end.
+    """
 
     def __init__(self) -> None:
+        self.cut = ""
         self._found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, name: str = "", times: int = 1) -> None:

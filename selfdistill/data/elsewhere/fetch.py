@@ -14,7 +14,7 @@ from selfdistill.data.elsewhere.cache import Cache, NoRoom
 from selfdistill.data.elsewhere.ranges import Ahead, open_ranges
 from selfdistill.data.elsewhere.remote import RemoteFile, TooLarge
 from selfdistill.data.elsewhere.transport import Stamp
-from selfdistill.data.headers import list_tar
+from selfdistill.data.headers import cut_off, list_tar
 from selfdistill.data.shard import Shard, check_size
 from selfdistill.data.sidecar import (
     SIDECAR_BYTES,
@@ -171,7 +171,13 @@ class RemoteShard(Shard):
         file = self._file()
         file.check(self._stamp)
         bound = self._fetcher.access.cache_bytes
-        _, digest = file.download(descriptor, self._stamp, bound)
+
+        def missing(digest: str) -> str:
+            if digest == self._digest:
+                return ""
+            return cut_off(FileSource(os.dup(descriptor), self.shown))
+
+        _, digest = file.download(descriptor, self._stamp, bound, missing)
         if self._digest and digest != self._digest:
             raise changed(self._fetcher.key, self.shown)
         if not self._digest:

@@ -118,8 +118,19 @@ class RemoteFile:
         finally:
             abandoned.set()
 
-    def download(self, descriptor: int, stamp: Stamp, most: int) -> tuple[int, str]:
+    def download(
+        self,
+        descriptor: int,
+        stamp: Stamp,
+        most: int,
+        missing: Callable[[str], str] = lambda digest: "",
+    ) -> tuple[int, str]:
         """Write the whole file in the state ``stamp`` into an open file, from its start.
+
+        Args:
+            missing: given the sha256 of what was written, says why this cannot be all, or nothing;
+                asked where no size was announced, because then a connection that breaks looks like
+                the end.
 
         Returns:
             Its bytes and their sha256, hexadecimal.
@@ -142,7 +153,17 @@ class RemoteFile:
 
         if stamp.parts:
             return write(self.parts(stamp))
-        size, digest = self._try(lambda: write(self._transport().whole()))
+
+        def whole() -> tuple[int, str]:
+            size, digest = write(self._transport().whole())
+            if stamp.size is None and (why := missing(digest)):
+                raise Broken(
+                    f"{size:,} bytes came, how many there are was not announced, and they are not "
+                    f"all ({why}); if the file itself ends there, make it again"
+                )
+            return size, digest
+
+        size, digest = self._try(whole)
         if stamp.size is not None and stamp.size != size:
             raise changed(self.key, str(self.remote))
         return size, digest

@@ -270,6 +270,101 @@ class TestErrors:
         assert kept(tmp_path) == []
 
 
+CUTS = [0.0, 0.003, 0.04, 0.5, 0.96]
+"""Of a tar: nothing, half a header, a whole member, half of them, all without the end mark."""
+
+
+class TestUnannouncedSizes:
+    """Of these the end of a connection is all that tells the end."""
+
+    @pytest.fixture(autouse=True)
+    def unannounced(self, server: RoughServer) -> None:
+        server.ranges = False
+        server.fault = lambda number, path: Fault(unannounced=True)
+
+    def breaking(self, server: RoughServer, share: float, times: int) -> None:
+        """Close the connection early whenever the body of a shard is first asked for."""
+
+        def fault(number: int, path: str) -> Fault:
+            is_broken = path.endswith(".tar") and 0 < server.asked(path).count("") <= times
+            return Fault(unannounced=True, drop_at=share if is_broken else None)
+
+        server.fault = fault
+
+    @pytest.mark.parametrize("sidecars", [True, False])
+    def test_as_from_disk(
+        self, server: RoughServer, expected: list[Sample], tmp_path: Path, sidecars: bool
+    ) -> None:
+        if not sidecars:
+            without_sidecars(server)
+        assert everything(open_at(server, tmp_path)) == expected
+        assert server.bodies() == 3
+
+    @pytest.mark.parametrize("sidecars", [True, False])
+    @pytest.mark.parametrize("share", CUTS)
+    def test_a_connection_that_closes_early_is_tried_again(
+        self,
+        server: RoughServer,
+        expected: list[Sample],
+        tmp_path: Path,
+        share: float,
+        sidecars: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        if not sidecars:
+            without_sidecars(server)
+        self.breaking(server, share, 2)
+        shards = open_at(server, tmp_path)
+        assert (everything(shards), shards.faults) == (expected, [])
+        assert caplog.text.count("attempt 2 of 5") == caplog.text.count("attempt 3 of 5") == 3
+        assert everything(open_at(server, tmp_path)) == expected
+        assert server.asked("s-0.tar").count("") == 3
+
+    @pytest.mark.parametrize("share", CUTS)
+    def test_nothing_is_kept_of_one_that_stays_short(
+        self, server: RoughServer, expected: list[Sample], tmp_path: Path, share: float
+    ) -> None:
+        without_sidecars(server)
+        whole = server.files["/s-1.tar"]
+        server.files["/s-1.tar"] = whole[: int(len(whole) * share)]
+        words = (
+            rf"data.train: cannot read '.*/s-1.tar': 5 attempts failed, .*: {int(SIZE * share):,} "
+            "bytes came, how many there are was not announced, and they are not all .* make it ag"
+        )
+        for asked in (5, 10):
+            with pytest.raises(SelfdistillError, match=words):
+                open_at(server, tmp_path)
+            assert server.asked("s-1.tar").count("") == asked
+            assert kept(tmp_path) == ["s-0.tar"]
+            assert len(list((tmp_path / "cache").glob("*.note"))) == 1
+        server.files["/s-1.tar"] = whole
+        assert everything(open_at(server, tmp_path)) == expected
+
+    @pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+    def test_a_compressed_one_that_closes_early_is_tried_again(
+        self, server: RoughServer, tmp_path: Path, share: float
+    ) -> None:
+        server.files = {"/s-0.tar": tar_bytes(mode="w:gz")}
+        whole = everything(open_at(server, tmp_path / "whole", 1))
+        self.breaking(server, share, 4)
+        assert everything(open_at(server, tmp_path, 1)) == whole
+
+    def test_commands_whose_output_ends_early(self, server: RoughServer, tmp_path: Path) -> None:
+        limits = access(tmp_path / "cache", allow_pipe=True)
+        command = f"pipe:cat {tmp_path}/disk/s-0.tar | head -c 20000"
+        with pytest.raises(SelfdistillError, match=r"5 attempts .* 20,000 bytes came, .*cut off"):
+            open_shards([command], ["jpg"], limits)
+        assert kept(tmp_path) == []
+
+    def test_what_is_no_tar_is_not_asked_for_again(
+        self, server: RoughServer, tmp_path: Path
+    ) -> None:
+        server.files = {"/s-0.tar": b"<html>" * 1000}
+        with pytest.raises(UserError, match=r"s-0.tar' is not a tar file"):
+            open_at(server, tmp_path, 1)
+        assert server.asked("s-0.tar").count("") == 1
+
+
 class TestRoom:
     def test_the_bound_is_kept(
         self, server: RoughServer, expected: list[Sample], tmp_path: Path

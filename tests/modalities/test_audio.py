@@ -2,6 +2,7 @@
 
 import io
 import struct
+import wave
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,78 @@ def test_bad_clips_are_told_apart(content: bytes, reason: str, pipeline: AudioPi
         pipeline.decode({"wav": content})
     assert caught.value.reason == reason
     assert " at 0x" not in caught.value.detail  # the same bytes say the same
+
+
+WAV_CUT = "WAV that holds more than its header announces: it is still being written, or was not"
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content
+
+
+def with_chunks(before: bytes = b"", after: bytes = b"", values: int = 8000) -> bytes:
+    """A wav file of 8 bits with other chunks around its audio."""
+    content = encoded(tone()[:values], subtype="PCM_U8")
+    audio = content.index(b"data")
+    return content[:audio] + before + content[audio : audio + 8 + values] + after
+
+
+def unclosed() -> bytes:
+    """As ``wave`` leaves a file whose writer was killed; its header is of the first block."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", "not compressed"))
+        for block in np.split((tone() * 32767).astype("<i2"), 8):
+            file.writeframesraw(block.tobytes())
+        return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        (unclosed(), "2,000 bytes of audio announced, 16,000 there"),
+        (announcing(40, 0), "0 bytes of audio announced, 16,000 there"),
+        (announcing(40, 7_998), "7,998 bytes of audio announced, 16,000 there"),
+        (
+            with_chunks(chunk(b"bext", bytes(602)), chunk(b"LIST", b"INFO") + bytes(9_000)),
+            "8,000 bytes of audio announced, 17,000 there",
+        ),
+        (with_chunks(after=bytes(70_000)), "8,000 bytes of audio announced, 78,000 there"),
+    ],
+    ids=range(5),
+)
+def test_a_wav_that_holds_more_than_it_announces_is_refused(
+    content: bytes, detail: str, pipeline: AudioPipeline
+) -> None:
+    for read in (pipeline.decode, data.seconds):
+        with pytest.raises(BadSample, match=WAV_CUT) as caught:
+            read({"wav": content})
+        assert caught.value.detail == detail
+
+
+@pytest.mark.parametrize(
+    ("content", "length"),
+    [
+        (announcing(40, 2**32 - 1), 8000),
+        (announcing(40, 2**31 - 4096), 8000),
+        (announcing(40, 16_001), 8000),
+        (announcing(4, 8)[:40] + bytes(4) + encoded(tone())[44:], 8000),  # libsndfile reads it all
+        (with_chunks(chunk(b"JUNK", bytes(3_000)) + chunk(b"bext", bytes(602))), 8000),
+        (with_chunks(after=chunk(b"LIST", b"INFO") + chunk(b"id3 ", bytes(90_000))), 8000),
+        (with_chunks(after=chunk(b"LIST", b"INFOx") + b"\0" + chunk(b"id3 ", bytes(90_000))), 8000),
+        (with_chunks(after=b"\0" + chunk(b"id3 ", bytes(90_000)), values=7999), 7999),
+        (with_chunks(after=chunk(b"id3 ", bytes(90_000)), values=7999), 7999),  # without its pad
+        (with_chunks(values=7999), 7999),
+        (with_chunks(after=bytes(4_096)), 8000),
+        (with_chunks(after=chunk(b"TINY", b"") * 100 + bytes(90_000)), 8000),
+        *((encoded(tone(), kind), 8000) for kind in ("W64", "RF64", "AIFF", "WAVEX")),
+    ],
+    ids=range(16),
+)
+def test_other_chunks_and_sizes_of_wavs_do_no_harm(
+    content: bytes, length: int, pipeline: AudioPipeline
+) -> None:
+    assert len(pipeline.decode({"wav": content})) == length
 
 
 def test_the_shortest_clip_gives_a_frame_to_mask_and_one_to_see(pipeline: AudioPipeline) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def test_what_cannot_be_used_is_skipped(tmp_path: Path) -> None:
         "cut.flac": "undecodable audio",
         "bomb.flac": "length unknown or above 100 hours",
     }
+
+
+@pytest.mark.parametrize("announced", [0, 4 * RATE])
+def test_a_wav_that_holds_more_than_it_announces_is_skipped(announced: int, tmp_path: Path) -> None:
+    write_sound(tmp_path / "in/good.wav", noise(1.5))
+    for name, length in (("fits.wav", 5.0), ("long.wav", 40.0)):
+        path = write_sound(tmp_path / "in" / name, noise(length), subtype="PCM_16")
+        content = bytearray(path.read_bytes())
+        content[40:44] = struct.pack("<I", announced)
+        path.write_bytes(content)
+    lines = packed("audio", tmp_path / "in", tmp_path / "out")
+    reason = (
+        "WAV that holds more than its header announces: it is still being written, or was not "
+        "closed; repair its header, for example with sox --ignore-length"
+    )
+    detail = f"{announced:,} bytes of audio announced, {10 * RATE:,} there"
+    assert f"  2 x {reason}, such as fits.wav ({detail})" in lines
+    assert list(samples(tmp_path / "out")) == ["good"]
+    assert skipped(tmp_path / "out") == {"fits.wav": reason, "long.wav": reason}
 
 
 def test_what_training_cannot_open_is_written_as_flac(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from selfdistill.errors import BadSample
 from selfdistill.masking import clone_keys, painted_spans, span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
 from selfdistill.modalities.audio.spectrogram import log_mel
+from selfdistill.modalities.audio.wav import check_announced
 from selfdistill.types import Batch, Masks
 
 MAX_VALUES = 2**27
@@ -54,6 +55,7 @@ def _member(sample: Mapping[str, bytes]) -> bytes:
     data = next(sample[e] for e in EXTENSIONS if e in sample)
     if not data:
         raise BadSample("empty audio")
+    check_announced(io.BytesIO(data))
     return data
 
 

@@ -14,6 +14,7 @@ from scipy.signal import resample_poly
 
 from selfdistill.errors import BadSample
 from selfdistill.modalities.audio.data import told
+from selfdistill.modalities.audio.wav import check_announced
 from selfdistill.packing.entries import Input
 
 SEARCHED = 0.1
@@ -47,6 +48,8 @@ def opened(source: Input) -> Iterator[soundfile.SoundFile]:
 
 def _sound(raw: BinaryIO, path: str) -> soundfile.SoundFile:
     """As training opens it, from its bytes; by its name where that is not enough."""
+    check_announced(raw)
+    raw.seek(0)
     try:
         return soundfile.SoundFile(raw)
     except TypeError as error:  # a .raw, which tells nothing of itself

@@ -116,14 +116,18 @@ def _of_shards(names: Sequence[str], wanted: str) -> Subject:
 
 
 def _told(locations: Sequence[Location], known: Mapping[str, Sequence[str]]) -> str:
-    """The modality that the first sample has most bytes of; captions come beside pictures."""
+    """The modality that the first shard has most bytes of, or most members where all are empty;
+    captions come beside pictures, and single members may be empty."""
     every = list(dict.fromkeys(e for extensions in known.values() for e in extensions))
-    _, members = ShardSet(locations[:1], every, _KEY, quiet=True).read(0)
-    sizes = {
-        name: sum(len(members.get(extension, b"")) for extension in extensions)
-        for name, extensions in known.items()
-    }
-    return max(sizes, key=lambda name: sizes[name])
+    shards = ShardSet(locations[:1], every, _KEY, quiet=True)
+    members = shards.indexes[0].members
+
+    def amount(name: str) -> tuple[int, int]:
+        numbers = [shards.extensions.index(extension) for extension in known[name]]
+        sizes = members["size"][np.isin(members["extension"], numbers)]
+        return int(sizes.sum(dtype=np.int64)), len(sizes)
+
+    return max(known, key=amount)
 
 
 def _picture(modality: Modality, config: RunConfig) -> SamplePicture:

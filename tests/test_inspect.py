@@ -179,6 +179,19 @@ def test_bad_samples_and_faults_are_told(tmp_path: Path, rng: np.random.Generato
     assert found["faults"].startswith("a.tar: truncated or corrupt")
 
 
+def test_an_empty_first_member_does_not_hide_the_modality(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for first in ({"jpg": b""}, {"jpg": b"", "txt": b"a cat"}):
+        path = shard(tmp_path / "a.tar", [first, *(image(rng, 0) for _ in range(3))])
+        table = inspect_data([path])
+        assert table.splitlines()[0] == "image"
+        assert rows(table)["samples"] == "4"
+        assert "1 x empty image" in rows(table)["bad samples"]
+    table = inspect_data([shard(tmp_path / "a.tar", [{"txt": b""}, {"txt": b""}])])
+    assert table.splitlines()[0] == "text"
+
+
 def test_labels_that_are_words_are_told(tmp_path: Path, rng: np.random.Generator) -> None:
     path = shard(tmp_path / "a.tar", [image(rng, 0) | {"cls": b"cat"}] * 3)
     assert rows(inspect_data([path]))["labels"] == "none; 3 .cls that are no integers"

@@ -113,11 +113,11 @@ def _text(raw: Any, kind: Kind, field: str) -> str:
 
 
 def _entry(text: str, field: str) -> Any:
-    reason = f"json without the entry '{field}'"
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadSample(reason, repr(error)) from error
+        raise BadSample("undecodable json", repr(error)) from error
+    reason = f"json without the entry '{field}'"
     if not isinstance(entries, dict):
         raise BadSample(reason, f"it is a {type(entries).__name__}")
     if field not in entries:

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, nan
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Literal
 
 from selfdistill.amounts import duration
+from selfdistill.run_files import SavedStep
 from selfdistill.run_layout import LOCK
 from selfdistill.run_record import Record
 
@@ -91,13 +93,16 @@ def usual_wait(record: Record) -> float:
     return median(waits) if waits else nan
 
 
-def life(record: Record, who: Holder | None, age: float) -> tuple[State, str]:
+def life(
+    record: Record, who: Holder | None, age: float, saved: Sequence[SavedStep]
+) -> tuple[State, str]:
     """Whether a run goes on, and the same in words.
 
     Args:
         record: what it has logged.
         who: holds it, or held it last.
         age: seconds since the last line of the log, or since it began; NaN: not known.
+        saved: its checkpoints.
     """
     wait = usual_wait(record)
     is_late = age > max(_LATE * wait, _LEAST_WAIT) if isfinite(wait) else age > 10 * _LEAST_WAIT
@@ -115,9 +120,9 @@ def life(record: Record, who: Holder | None, age: float) -> tuple[State, str]:
         )
     if done:
         return "finished", "finished"
-    again = "the same command goes on from the newest checkpoint"
     if who is not None and who.holds is False:
-        return "stopped", f"not running any more ({who}); {again}"
+        again = "goes on from the newest checkpoint" if saved else "begins anew"
+        return "stopped", f"not running any more ({who}); the same command {again}"
     where = f"{who}, not to be seen from here" if who else "its process is not known"
     if is_late:
         return "unknown", f"perhaps dead: {silence} ({where})"

@@ -73,13 +73,14 @@ class Watcher:
         age = max(now - self._metrics.changed, 0.0) if rows else nan
         found = self._groups(record)
         waited = age if isfinite(age) else _since_start(self._path, now)
+        saved = checkpoints(self._path)
         return View(
             record,
             found,
             assess(record, found),
-            life(record, holder(self._path), waited),
+            life(record, holder(self._path), waited, saved),
             age,
-            checkpoints(self._path),
+            saved,
             now,
             troubles,
         )

@@ -156,7 +156,12 @@ def test_a_run_that_has_just_started(tmp_path: Path) -> None:
         assert "newest checkpoint  none yet" in text
         (run / "config.yaml").write_text(yaml.safe_dump(config()))
         assert "step 0/200" in once(run)
-    assert f"not running any more (process {os.getpid()}" in once(run)
+    stopped = f"not running any more (process {os.getpid()} on {HERE}); the same command"
+    assert f"{stopped} begins anew" in once(run)
+    saved = run / "checkpoints" / "step-00000010"
+    saved.mkdir(parents=True)
+    (saved / "manifest.json").write_text("{}")
+    assert f"{stopped} goes on from the newest checkpoint" in once(run)
 
 
 def test_a_run_of_an_older_version(tmp_path: Path) -> None:
@@ -242,7 +247,7 @@ def test_whether_it_is_alive(
     last: int, holds: bool | None, age: float, expected: str, words: str, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "run", rows()[: last // 10])
-    state, text = life(read_record(run), Holder(5, "h", holds), age)
+    state, text = life(read_record(run), Holder(5, "h", holds), age, [])
     assert state == expected
     assert words in text
 
@@ -250,8 +255,8 @@ def test_whether_it_is_alive(
 def test_slow_runs_are_given_time(tmp_path: Path) -> None:
     lines = [row(step, train_seconds=100.0 * step) for step in (10, 20, 30)]
     record = read_record(write_run(tmp_path / "run", lines))
-    assert life(record, None, 4900)[0] == "running"
-    assert life(record, None, 5100)[0] == "unknown"
+    assert life(record, None, 4900, [])[0] == "running"
+    assert life(record, None, 5100, [])[0] == "unknown"
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ from selfdistill.run_record import Record
 Found = TypeVar("Found")
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+_LONGEST = 86_400
+"""Seconds between two looks; the system cannot wait for just any number of them."""
 _TONES = {
     "bold": "1",
     "faint": "2",
@@ -112,8 +114,10 @@ def watch(path: Path, every: float, once: bool, out: TextIO | None = None) -> No
     Raises:
         UserError: the folder is no run, or ``every`` makes no sense.
     """
-    if not every > 0:
-        raise UserError(f"--every: {every:g} is no number of seconds above 0")
+    if not 0 < every <= _LONGEST:
+        raise UserError(
+            f"--every: {every:g} is no number of seconds above 0 and up to {_LONGEST}, a day"
+        )
     out = out or sys.stdout
     watcher = Watcher(path)
     live = _obeys(out) and not once

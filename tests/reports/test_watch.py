@@ -270,6 +270,8 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([broken], "config.yaml is damaged"),
         ([run, "--every", "0"], "--every: 0 is no number of seconds above 0"),
         ([run, "--every", "nan"], "--every: nan is no number of seconds above 0"),
+        ([run, "--every", "inf"], "--every: inf is no number of seconds above 0 and up to 86400"),
+        ([run, "--every", "1e10"], "--every: 1e+10 is no number of seconds above 0 and up to"),
     ):
         assert main(["watch", *map(str, words)]) == 2
         error = capsys.readouterr().err

@@ -76,10 +76,12 @@ def _words(figure: Figure, band: Band | None = None, finding: Finding | None = N
         lines.append(f'<p class="small">{escape(figure.meaning)}</p>\n')
     if band is not None:
         lines.append(f'<p class="small faint">{sentence(_limits(figure, band))}</p>\n')
-    if band is not None and figure.advice:
+    # a loss that is not finite is found at a figure whose own advice is against a collapse
+    to_try = (finding.advice if finding else "") or figure.advice
+    if band is not None and to_try:
         lines.append(
             f'<details class="small"{" open" if finding else ""}><summary>What to try outside it'
-            f"</summary><p>{advice(figure.advice)}</p></details>\n"
+            f"</summary><p>{advice(to_try)}</p></details>\n"
         )
     return "".join(lines)
 

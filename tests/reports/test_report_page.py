@@ -171,6 +171,19 @@ def test_a_collapsed_run(tmp_path: Path) -> None:
     assert "not evaluated" in page.text
 
 
+def test_a_loss_that_is_not_finite_has_one_advice(tmp_path: Path) -> None:
+    """The verdict's, in its card, too, and not that of the figure, which is against a collapse."""
+    lost: dict[str, float | None] = {"loss": None, "target_std": None}
+    lines = rows(lambda step: lost if step > 150 else {})
+    page = made([write_run(tmp_path / "run", lines)], tmp_path)
+    text = "No step after step 150 had a loss and a gradient that are finite."
+    advice = FIGURES["left_out_steps"].advice
+    assert f"Collapsed {text} {advice}" in page.text
+    card = page.text.rpartition(text)[2].partition(FIGURES["prediction_std"].title)[0]
+    assert f"What to try outside it {advice}" in card
+    assert FIGURES["target_std"].advice not in card
+
+
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     page = made([write_run(tmp_path / "run", [row(10)])], tmp_path)
     assert "Too early to say" in page.text

@@ -9,6 +9,8 @@ from selfdistill.plots import COLOURS, dashes
 from selfdistill.reports.style import STYLE
 
 _SAFE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_LONGEST_WORD = 20
+"""Letters of a word that a table keeps in one piece; floats have up to so many."""
 _DASHES = {"-": "", "--": "dash", ":": "dot", "-.": "dash"}
 
 
@@ -101,18 +103,26 @@ def runs_table(
         rows: by what they hold.
         best: of some rows the columns that stand out.
     """
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{_breakable(name)}</th>" for name in names)
     lines = []
     for row, values in rows.items():
         cells = "".join(
             f'<td data-run="{escape(name)}"{_best(number in best.get(row, ()))}>'
-            f"<span>{escape(value)}</span></td>"
+            f"<span>{_breakable(value)}</span></td>"
             for number, (name, value) in enumerate(zip(names, values, strict=True))
         )
-        lines.append(f"<tr><th>{escape(row)}</th>{cells}</tr>\n")
+        lines.append(f"<tr><th>{_breakable(row)}</th>{cells}</tr>\n")
     return (
         f'<table class="runs">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{''.join(lines)}</tbody>\n</table>\n"
+    )
+
+
+def _breakable(text: str) -> str:
+    """As HTML whose long words may break: if all might, a column could shrink to a letter."""
+    return " ".join(
+        f'<span class="long">{escape(word)}</span>' if len(word) > _LONGEST_WORD else escape(word)
+        for word in text.split(" ")
     )
 
 

@@ -89,6 +89,10 @@ th {{ font-weight: 500; color: var(--faint); }}
 .pairs th {{ width: 34%; min-width: 8rem; }}
 .runs thead th {{ color: var(--ink); font-weight: 600; }}
 .runs td {{ font-variant-numeric: tabular-nums; }}
+.runs th, .runs td {{ overflow-wrap: normal; }}
+.runs .long {{ overflow-wrap: anywhere; }}
+.runs :is(th, td):has(.long) {{ min-width: 7rem; }}
+@media screen {{ .card:has(> .runs) {{ overflow-x: auto; }} }}
 .best {{ font-weight: 700; }}
 .legend {{ list-style: none; margin: 1rem 0 0; padding: 0; display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 20.5rem), 1fr)); }}
@@ -114,9 +118,9 @@ footer {{ margin-top: 2.5rem; font-size: 0.82rem; color: var(--faint); }}
   .runs tr:last-child {{ border-bottom: 0; }}
   .runs th, .runs td {{ display: block; border: 0; padding: 0.1rem 0; }}
   .runs th {{ color: var(--ink); font-weight: 600; }}
-  .runs td {{ display: flex; justify-content: space-between; gap: 1rem; }}
-  .runs td::before {{ content: attr(data-run); color: var(--faint); }}
-  .runs td > span {{ text-align: right; }}
+  .runs td {{ display: flex; flex-wrap: wrap; gap: 0 1rem; }}
+  .runs td::before {{ content: attr(data-run); color: var(--faint); overflow-wrap: anywhere; }}
+  .runs td > span {{ margin-left: auto; text-align: right; }}
 }}
 @media print {{
   :root {{ color-scheme: light; {_LIGHT_SCHEME} --back: #fff; }}

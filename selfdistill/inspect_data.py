@@ -24,6 +24,7 @@ from selfdistill.outputs import check_output
 from selfdistill.recipes import find_config, recipe_names
 from selfdistill.redaction import all_redacted
 from selfdistill.run_data import batch_sizes
+from selfdistill.run_layout import CONFIG
 
 SUFFIXES = (".png", ".svg", ".html")
 CONFIGS = (".yaml", ".yml")
@@ -99,8 +100,21 @@ def _of_config(config: RunConfig, only: str) -> list[Subject]:
     return subjects
 
 
+def _named(name: str) -> list[Location]:
+    """The shards of that name; of a run, which has none, it is told where its config is."""
+    try:
+        return resolve([name], _KEY)
+    except UserError as error:
+        if os.path.exists(config := os.path.join(name, CONFIG)):
+            raise UserError(
+                f"{_KEY}: folder '{name}' has no shards but a config, as runs have; "
+                f"name that: '{config}'"
+            ) from error
+        raise
+
+
 def _of_shards(names: Sequence[str], wanted: str) -> Subject:
-    locations = resolve(names, _KEY)
+    locations = [location for name in names for location in _named(name)]
     candidates: dict[str, tuple[Modality, SamplePicture]] = {}
     for name in [wanted] if wanted else modality_names():
         modality = load_modality(name)

@@ -87,6 +87,18 @@ def test_a_name_like_that_of_a_recipe_is_told(
         inspect_data(["image/sample*"])
 
 
+def test_the_folder_of_a_run_is_told_with_its_config(runs: SmallRuns, tmp_path: Path) -> None:
+    run = runs.run("image")
+    config = run / "config.yaml"
+    words = f"SHARDS: folder '{run}' has no shards but a config, as runs have; name that: "
+    with pytest.raises(UserError, match=re.escape(f"{words}'{config}'")):
+        inspect_data([str(run)])
+    assert inspect_data([str(config)]).startswith("image\n")
+    (tmp_path / "config.yaml").touch()
+    shard(tmp_path / "a.tar", [{"txt": b"a"}])
+    assert inspect_data([str(tmp_path)]).startswith("text\n")
+
+
 @pytest.mark.parametrize(
     ("modality", "members", "measure"),
     [

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import time
@@ -156,25 +155,20 @@ def test_a_sweep(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_what_a_sweep_has_started_ends_with_it(
-    number: int, runs: SmallRuns, tmp_path: Path
-) -> None:
+def test_what_a_sweep_has_started_ends_with_it(runs: SmallRuns, tmp_path: Path) -> None:
     """And says nothing: its words would stand behind the prompt of the shell."""
 
-    def end(process: "subprocess.Popen[bytes]") -> None:
+    def kill(process: "subprocess.Popen[bytes]") -> None:
         began = time.monotonic()
         while len(group(process.pid)) < 3 and time.monotonic() < began + TIMEOUT / 2:
             time.sleep(0.1)  # itself, a tracker of resources, and what measures
         time.sleep(2)
-        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        process.kill()
 
     config = str(runs.config_file("image", tmp_path / "run"))
     words = ("bench", config, "--sweep=batch", "--steps=1000000", "optim.warmup_steps=0")
-    ended = command("-m", "selfdistill", *words, meanwhile=end)
-    assert ended.code == -number
-    told = ["selfdistill: interrupted"] if number == signal.SIGINT else []
-    assert ended.stderr.splitlines()[-1:] == (told or ["measuring train.batch_size=1"])
+    ended = command("-m", "selfdistill", *words, meanwhile=kill)  # returns when all have ended
+    assert ended.code == -signal.SIGKILL
     assert "Traceback" not in ended.stderr
 
 

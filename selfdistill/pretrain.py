@@ -20,7 +20,7 @@ from selfdistill.config_file import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.metrics import MetricsWriter, Progress
-from selfdistill.engine.processes import waiting_told
+from selfdistill.engine.processes import are_several, waiting_told
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.together import on_all
 from selfdistill.engine.trainer import Trainer
@@ -92,7 +92,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     # else a process that finds a mistake may be gone before another one has connected to it, which
     # then tells of that
     os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+    if are_several() and not torch.accelerator.is_available():
         # accelerate joins processes on CPUs only where it is told so; else each would train alone
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     try:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import selfdistill
+from selfdistill.engine.processes import are_several
 from selfdistill.engine.sums import over_processes
 from selfdistill.errors import UserError
 
@@ -30,7 +31,7 @@ def check_alone(what: str) -> None:
     Raises:
         UserError: this is one of several processes, which would all do the same.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if are_several():
         raise UserError(f"{what}: works in one process only; start it without a launcher")
 
 

@@ -24,14 +24,18 @@ class LostProcess(SelfdistillError):
     """Another process of the run has ended, which says why itself."""
 
 
+def are_several() -> bool:
+    """Whether a launcher has started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def waiting_told() -> Iterator[None]:
     """Say so once, on each node, where the processes of a run have not met after ``TOO_LONG``.
 
     They wait for hours, in case a node starts late; but a port that is closed looks the same.
     """
-    environment = os.environ
-    if int(environment.get("WORLD_SIZE", "1")) == 1 or environment.get("LOCAL_RANK", "0") != "0":
+    if not are_several() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
     timer = threading.Timer(TOO_LONG, say, [_still_waiting()])

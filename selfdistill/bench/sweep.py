@@ -133,11 +133,12 @@ def _in_a_process(config: RunConfig, steps: int | None) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(config, steps, theirs))
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # in its imports, too
+    # it begins with Ctrl-C blocked, for its imports; this process gets it when it may again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
-    signal.signal(signal.SIGINT, before)
     theirs.close()
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         found = ours.recv()
     except KeyboardInterrupt:
         process.terminate()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import time
@@ -170,6 +171,21 @@ def test_what_a_sweep_has_started_ends_with_it(runs: SmallRuns, tmp_path: Path) 
     ended = command("-m", "selfdistill", *words, meanwhile=kill)  # returns when all have ended
     assert ended.code == -signal.SIGKILL
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_says_so_in_a_line(runs: SmallRuns, tmp_path: Path) -> None:
+    """Even while what measures is being started."""
+    config = str(runs.config_file("image", tmp_path / "run"))
+
+    def interrupt(process: "subprocess.Popen[bytes]") -> None:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"measuring train.batch_size=1\n"
+        os.killpg(process.pid, signal.SIGINT)
+
+    words = ("bench", config, "--sweep=batch", "--steps=1000000", "optim.warmup_steps=0")
+    ended = command("-m", "selfdistill", *words, meanwhile=interrupt)
+    assert (ended.code, ended.stderr) == (-signal.SIGINT, "selfdistill: interrupted\n")
 
 
 def size(rate: float, resident: float = 1e9, device: str = "cpu") -> dict[str, Any]:

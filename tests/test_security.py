@@ -159,7 +159,7 @@ def test_json_without_an_end_in_a_shard(
     words = [f"data.train=[{shard}]", "encoder.vocab_size=28", "data.max_bad_share=0.5"]
     assert runs.pretrain("text", tmp_path / "run", *words, "train.steps=8") == 0
     assert rows(tmp_path / "run")[-1]["bad_samples"] >= 1
-    assert "json without a text entry" in capsys.readouterr().err
+    assert "undecodable json" in capsys.readouterr().err
 
 
 def code_of_its_own(folder: Path, canary: Path) -> None:

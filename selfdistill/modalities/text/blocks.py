@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from selfdistill.errors import BadSample, UserError
-from selfdistill.modalities.text.documents import UTF_16, Block, Ends, Kind, row_size, there_are
+from selfdistill.modalities.text.documents import REMEDY, UTF_16, Block, Ends, Kind, row_size
+from selfdistill.modalities.text.given import there_are
 from selfdistill.packing.declaration import Skipped
 from selfdistill.packing.entries import Input
 from selfdistill.packing.inputs import Inputs
@@ -125,7 +126,7 @@ class Blocks:
         with open(source.path, "rb") as raw, parquet.ParquetFile(raw) as file:
             columns = file.schema_arrow.names
             if self._field not in columns:
-                yield source.name, f"no column '{self._field}'", there_are(columns)
+                yield source.name, f"no column '{self._field}'", there_are(columns, REMEDY)
                 return
             row, before = 1, self.position
             for batch in file.iter_batches(_ROWS, columns=[self._field]):

@@ -1,6 +1,5 @@
 """Text bytes to token ids, random crops, and token masks."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import clone_keys, random_tokens, span_masks
+from selfdistill.modalities.text.given import as_text, entry
 from selfdistill.modalities.text.sampling import SAMPLED_BYTES
 from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
@@ -45,14 +45,7 @@ def read_passage(sample: Mapping[str, bytes]) -> str:
     except UnicodeDecodeError as error:
         raise BadSample("text is not UTF-8", str(error)) from error
     if extension == "json":
-        try:
-            text = json.loads(text)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadSample("json without a text entry", repr(error)) from error
-        if not isinstance(text, str):
-            raise BadSample("json without a text entry", f"text is a {type(text).__name__}")
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise BadSample("text is not UTF-8", "half of a surrogate pair")
+        text = as_text(entry(text, "text"))
     if not collapse(text):
         raise BadSample("empty text")
     return text

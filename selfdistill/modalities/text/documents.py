@@ -1,12 +1,12 @@
 """Blocks of text files, and the documents in them."""
 
-import json
 import string
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfdistill.errors import BadSample
+from selfdistill.modalities.text.given import as_text, entry
 from selfdistill.packing.declaration import Skipped
 
 Ends = Literal["blank", "line", "file"]
@@ -15,6 +15,8 @@ Kind = Literal["blank", "line", "file", "json", "rows"]
 
 UTF_16 = "seems to be UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
 """A reason."""
+REMEDY = "--field names another"
+"""Where an entry or a column is not there."""
 
 _BLANK = string.whitespace + "\0"
 _BYTE_ORDER_MARK = "\ufeff"
@@ -98,38 +100,11 @@ def row_size(value: Any) -> int:
 
 
 def _text(raw: Any, kind: Kind, field: str) -> str:
-    text = _decoded(raw) if isinstance(raw, bytes) else raw
-    if kind == "json":
-        text = _entry(text, field)
-    if not isinstance(text, str):
-        raise BadSample("a value that is no text", type(text).__name__)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadSample("text is not UTF-8", "half of a surrogate pair") from error
+    value = _decoded(raw) if isinstance(raw, bytes) else raw
+    text = as_text(entry(value, field, REMEDY) if kind == "json" else value)
     if not text.strip(_BLANK):
         raise BadSample("empty text")
     return text.replace("\r\n", "\n").removesuffix("\r")
-
-
-def _entry(text: str, field: str) -> Any:
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadSample("undecodable json", repr(error)) from error
-    reason = f"json without the entry '{field}'"
-    if not isinstance(entries, dict):
-        raise BadSample(reason, f"it is a {type(entries).__name__}")
-    if field not in entries:
-        raise BadSample(reason, there_are(entries))
-    return entries[field]
-
-
-def there_are(names: Collection[str]) -> str:
-    """What could have been meant in place of an entry or a column that is not there."""
-    if not names:
-        return "it has none"
-    return f"it has {', '.join(names)}"[:200] + "; --field names another"
 
 
 def _decoded(raw: bytes) -> str:

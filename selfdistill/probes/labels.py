@@ -23,6 +23,8 @@ class Named:
     test: str
     few_shot: str
     remedy: str = "give every sample a .cls member that holds its class as an integer from 0"
+    classes: Sequence[str] = ()
+    """Names by number; empty: classes are called by their numbers."""
 
     @property
     def is_one_set(self) -> bool:
@@ -33,6 +35,11 @@ class Named:
     def of_task(cls, name: str) -> "Named":
         """A labelled set of a config."""
         return cls(f"eval.tasks.{name}.train", f"eval.tasks.{name}.test", "eval.few_shot_labels")
+
+    def listed(self, classes: Sequence[int] | np.ndarray) -> str:
+        """The first ones, and how many more there are."""
+        shown = ", ".join(f"'{self.classes[c]}'" if self.classes else str(c) for c in classes[:5])
+        return shown + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
 
 def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_labels: int) -> None:
@@ -49,7 +56,7 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     classes, counts = np.unique(train, return_counts=True)
     if len(classes) < 2:
         raise UserError(
-            f"{named.train}: all samples are of class {classes[0]}; "
+            f"{named.train}: all samples are of class {named.listed(classes)}; "
             "the probes need two classes or more"
         )
     needed = 2 * few_shot_labels  # so many stay after the validation part is taken off
@@ -57,9 +64,9 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     if named.is_one_set and len(apart):
         setting = f" ({named.few_shot}={few_shot_labels})" if few_shot_labels else ""
         raise UserError(
-            f"{named.train}: there are too few samples of class {listed(apart)} for two splits; "
-            f"each class needs {max(1, needed)} for training{setting} and 1 for the test; add "
-            "samples, or leave the class out"
+            f"{named.train}: there are too few samples of class {named.listed(apart)} for two "
+            f"splits; each class needs {max(1, needed)} for training{setting} and 1 for the test; "
+            "add samples, or leave the class out"
         )
     for key, lacking in (
         (named.test, np.setdiff1d(classes, test)),
@@ -67,7 +74,7 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     ):
         if len(lacking):
             raise UserError(
-                f"{key}: has no sample of class {listed(lacking)}, the other "
+                f"{key}: has no sample of class {named.listed(lacking)}, the other "
                 "split has; take both splits from the same classes"
             )
     if counts.max() < 2:
@@ -78,7 +85,7 @@ def check_labels(named: Named, train: np.ndarray, test: np.ndarray, few_shot_lab
     scarce = counts < needed
     if scarce.any():
         raise UserError(
-            f"{named.train}: there are too few samples of class {listed(classes[scarce])}, "
+            f"{named.train}: there are too few samples of class {named.listed(classes[scarce])}, "
             f"{counts.min()} at the fewest; {named.few_shot}={few_shot_labels} needs {needed} of "
             f"each class; add samples, or lower {named.few_shot}"
         )
@@ -188,9 +195,3 @@ def apply_labels(
         for part in keys
     ]
     return labels, names
-
-
-def listed(classes: Sequence[int] | np.ndarray) -> str:
-    """The first ones, and how many more there are."""
-    shown = ", ".join(str(c) for c in classes[:5])
-    return shown + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

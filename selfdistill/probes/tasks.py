@@ -13,7 +13,7 @@ from selfdistill.probes.attentive import attentive
 from selfdistill.probes.classify import Score
 from selfdistill.probes.ctc import SpellingScore, spell, transcript
 from selfdistill.probes.features import UNLABELLED, Features
-from selfdistill.probes.labels import check_labels, listed
+from selfdistill.probes.labels import check_labels
 from selfdistill.probes.panel import Panel
 from selfdistill.probes.per_token import (
     TokenLabels,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def check_set(request: Request, labelled: LabelledSet, train: np.ndarray, test: np.ndarray) -> None:
     """Refuse (``UserError``) labels that the probes cannot work with, int64."""
-    named = replace(labelled.named, few_shot="--few-shot")
+    named = replace(labelled.named, few_shot="--few-shot", classes=labelled.classes)
     check_labels(named, train, test, _few_shot(request))
     for k in request.neighbours or ():
         if k > len(train) and "knn" in request.probes:
@@ -87,7 +87,8 @@ def probe_tokens(
         parts = _whole(source, labelled)
         told, single = only_shared(*(t.of(part) for t, part in zip(given, parts, strict=True)))
         if single and not found:
-            logger.warning("only one split has class %s; its tokens are left out", listed(single))
+            classes = labelled.named.listed(single)
+            logger.warning("only one split has class %s; its tokens are left out", classes)
         check_set(request, labelled, *(labels[labels != UNLABELLED] for labels in told))
         train = tokens_to_fit(parts[0], told[0], request.seed)
         test = tokens_to_test(parts[1], told[1], request.seed)

@@ -150,6 +150,12 @@ def test_unusable_labels_are_refused(train: list[int], test: list[int], message:
         check_labels(Named.of_task("x"), np.array(train), np.array(test), few_shot_labels=3)
 
 
+def test_classes_are_called_by_their_names() -> None:
+    named = Named("--train", "--test", "--few-shot", classes=["cat", "dog", "owl"])
+    with pytest.raises(UserError, match=r"--test: has no sample of class 'dog', 'owl', the other"):
+        check_labels(named, np.array([0, 1, 2] * 10), np.array([0]), few_shot_labels=0)
+
+
 def test_just_enough_labels_are_enough(task: TaskConfig, write_shard: Write) -> None:
     scarce = replace(task, train=[str(write_shard("scarce", [0, 1, 2, 3] * 6))])
     found = judged(Evaluator(run_config({"x": scarce}), VectorPipeline()), None, Encoder(1.0))

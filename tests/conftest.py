@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from selfdistill.modalities.base import load_modality
 # sums over another number of threads have other last digits; and tests run side by side
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# a shell lets what it starts in the background ignore Ctrl-C, and so would all that is started here
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODEL = {"width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2.0}
 

@@ -526,10 +526,12 @@ def test_a_modality_that_cannot_be_shown_is_refused(
         inspect_data([str(runs.config_file("image", tmp_path))])
 
 
-def test_nobody_else_pays_for_matplotlib() -> None:
+def test_no_start_pays_for_what_is_wanted_later() -> None:
+    """Libraries that draw, probe and resample take seconds to import."""
     code = (
-        "import sys; from selfdistill.modalities.base import *; "
-        "[load_modality(n) for n in modality_names()]; print({*sys.modules} & {'matplotlib'})"
+        "import sys, selfdistill.pretrain; from selfdistill.modalities.base import *; "
+        "[load_modality(n) for n in modality_names()]; "
+        "print({*sys.modules} & {'matplotlib', 'scipy', 'sklearn'})"
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "set()\n"

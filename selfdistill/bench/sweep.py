@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -133,7 +134,9 @@ def _in_a_process(config: RunConfig, steps: int | None) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")  # a GPU cannot be used in a fork
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(config, steps, theirs))
-    # it begins with Ctrl-C blocked, for its imports; this process gets it when it may again
+    # it begins with Ctrl-C blocked, for its imports; this process gets it when it may again. What
+    # Python starts beside the first process would end that, and is started before
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
     theirs.close()

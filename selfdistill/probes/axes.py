@@ -1,7 +1,6 @@
 """Features in the scale of their principal axes, where a linear classifier is quickly fitted."""
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 
 MAX_WIDTH = 3072
 """Wider features stay standardised only: their axes would cost minutes and gigabytes."""
@@ -23,6 +22,8 @@ class PrincipalAxes:
     """
 
     def __init__(self, x: np.ndarray) -> None:
+        from sklearn.preprocessing import StandardScaler  # takes a second, which no start waits for
+
         self._scaler = StandardScaler().fit(x)
         self._axes: np.ndarray | None = None
         self._variance = np.zeros(1, dtype=np.float32)

@@ -7,8 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +24,9 @@ class Classifier(Protocol):
 
 def fit_regression(x: np.ndarray, labels: np.ndarray, c: float) -> Classifier:
     """Multinomial, by L-BFGS; ``c`` is scikit-learn's inverse L2 strength."""
+    from sklearn.exceptions import ConvergenceWarning  # takes a second, which no start waits for
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         # the last digits of the optimum do not move the accuracy, so that tol is a coarse one
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -19,8 +19,7 @@ from selfdistill.cli import main
 from selfdistill.errors import DataBudgetError, HealthError, Preempted, SelfdistillError, UserError
 
 WAITING = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # else a job in the background ignores it
+import sys, time
 from selfdistill.cli import main
 from selfdistill.commands import recipes
 def wait(options):

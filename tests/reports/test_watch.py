@@ -302,8 +302,6 @@ class Terminal:
             stdout=side,
             stderr=subprocess.PIPE,
             env=environment,
-            # a shell lets what it starts in the background ignore this signal
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(side)
         self.seen = ""

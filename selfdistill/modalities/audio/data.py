@@ -3,18 +3,17 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import resample_poly
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline, padded
 from selfdistill.errors import BadSample
 from selfdistill.masking import clone_keys, painted_spans, span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
+from selfdistill.modalities.audio.resampling import resample
 from selfdistill.modalities.audio.spectrogram import log_mel
 from selfdistill.modalities.audio.wav import check_announced
 from selfdistill.types import Batch, Masks
@@ -100,8 +99,7 @@ class AudioPipeline(InputPipeline):
                     "sampling rate differs from input.sampling_rate and input.resample is off",
                     f"{rate} Hz",
                 )
-            ratio = Fraction(self.config.sampling_rate, rate)
-            mono = resample_poly(mono, ratio.numerator, ratio.denominator) if len(mono) else mono
+            mono = resample(mono, rate, self.config.sampling_rate)
         if not np.isfinite(mono).all():
             raise BadSample("audio with NaN or infinity")
         if len(mono) < self.min_samples:

@@ -4,16 +4,15 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from selfdistill.errors import BadSample
 from selfdistill.modalities.audio.data import told
+from selfdistill.modalities.audio.resampling import resample
 from selfdistill.modalities.audio.wav import check_announced
 from selfdistill.packing.entries import Input
 
@@ -105,10 +104,7 @@ def read_values(file: soundfile.SoundFile, first: int, last: int, rate: int) -> 
     """Frames ``first`` to ``last``, [n, channels]; with a ``rate`` resampled, [n]."""
     values = _frames(file, first, last, "float32")
     _refuse_infinite(values)
-    if rate and len(values):
-        ratio = Fraction(rate, file.samplerate)
-        values = resample_poly(values.mean(axis=1), ratio.numerator, ratio.denominator)
-    return values
+    return resample(values.mean(axis=1), file.samplerate, rate) if rate else values
 
 
 def _frames(file: soundfile.SoundFile, first: int, last: int, kind: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from selfdistill.cli import main
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["selfdistill.pretrain", "selfdistill.cli"])
+SERVER.set_forkserver_preload(["selfdistill.pretrain", "selfdistill.cli", "sklearn.linear_model"])
 TIMEOUT = 120
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 Setup = Callable[[], object]

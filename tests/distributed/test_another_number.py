@@ -11,7 +11,7 @@ from small_runs import saved
 from worlds import Job, train
 
 pytestmark = pytest.mark.slow
-SAVED, STEPS = 10, 16
+SAVED, STEPS = 6, 10
 Words = Callable[..., list[str]]
 Place = tuple[int, bool]
 """Number of processes, and whether the model is in shards."""
@@ -34,7 +34,7 @@ def runs(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted, and one for each way, by name."""
     folder = tmp_path_factory.mktemp("another")
     common = ["strategy=visible", "train.batch_size=12", "optim.schedule=constant"]
-    common += ["checkpoint.every=10"]
+    common += [f"checkpoint.every={SAVED}"]
 
     def job(run: str, sharded: bool, steps: int) -> Job:
         return Job(words("audio", folder / run, *common, f"train.steps={steps}"), sharded)

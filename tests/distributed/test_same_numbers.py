@@ -12,7 +12,7 @@ from tiny import JOINT
 from worlds import Job, train
 
 pytestmark = pytest.mark.slow
-STEPS = 20
+STEPS = 10
 CLOCKS = {"data_wait", "samples_per_second", "train_seconds"}
 NOT_COMPARED = ("sample_std", "prediction_rank", "target_slope")
 """The first is measured within each micro-batch; the others read the smallest singular values."""

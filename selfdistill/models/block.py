@@ -25,8 +25,9 @@ class BlockOutput(NamedTuple):
 
     Attributes:
         x: [B, T, D], the block's output.
-        ffn: [B, T, D], its feed-forward output (after layer scale) before dropout and residual;
-            with drop path of the rows that it was computed for.
+        ffn: [B, T, D], its feed-forward output (after layer scale) before dropout and residual,
+            without gradient, as only targets are made of it; with drop path of the rows that it was
+            computed for.
     """
 
     x: Tensor
@@ -100,11 +101,11 @@ class Block(Region):
             attended = self._attend(self.norm1(_rows(x, first)), mask, first, places)
             x = _add(x if places is None else take(x, places), attended, first)
             ffn = self._feed_forward(self.norm2(_rows(x, second)))
-            return BlockOutput(_add(x, self.dropout(ffn), second), ffn)
+            return BlockOutput(_add(x, self.dropout(ffn), second), ffn.detach())
         attended = self._attend(_rows(x, first), mask, first, places)
         x = self.norm1(_add(x if places is None else take(x, places), attended, first))
         ffn = self._feed_forward(_rows(x, second))
-        return BlockOutput(self.norm2(_add(x, self.dropout(ffn), second)), ffn)
+        return BlockOutput(self.norm2(_add(x, self.dropout(ffn), second)), ffn.detach())
 
     def _attend(
         self, x: Tensor, mask: Tensor | None, rows: Tensor | None, places: Tensor | None

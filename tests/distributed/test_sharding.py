@@ -165,6 +165,11 @@ def printed(runs: Path, number: int) -> str:
     return text
 
 
+@pytest.mark.parametrize("number", [1, 3, 5], ids=["shards", "half", "thrifty"])
+def test_nothing_is_warned_of(number: int, runs: Path) -> None:
+    assert "Warning" not in printed(runs, number)
+
+
 def assert_close(run: Path, other: Path) -> None:
     ours, theirs = saved(run, 4), saved(other, 4)
     assert ours.keys() == theirs.keys()

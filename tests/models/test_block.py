@@ -184,3 +184,10 @@ def test_each_dropout_works_in_training_only(kind: str) -> None:
 def test_targets_are_taken_before_the_output_dropout() -> None:
     block = randomised(Block(replace(CONFIG, dropout=0.9))).train()
     assert (block(vectors()).ffn != 0).all()
+
+
+def test_no_gradient_comes_from_what_targets_are_taken_from() -> None:
+    """A compiled backward pass would take one of zeros for it."""
+    found = Block(CONFIG)(vectors())
+    assert found.x.requires_grad
+    assert not found.ffn.requires_grad

@@ -21,6 +21,7 @@ from selfdistill.config_file import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers, joined
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
+from selfdistill.engine.contention import Contention
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.interval import Interval
 from selfdistill.engine.late import Late
@@ -111,6 +112,7 @@ class Trainer:
         self.interval = Interval(self.parts)
         self.step_count = 0
         self.train_seconds = 0.0
+        self.contention = Contention(accelerator.device)
         self.stop = StopSignal()
         self._unread: deque[tuple[StepRecord, Sequence[MicroBatch], Late]] = deque()
         self._void = 0  # steps at the end, for which a process has no batches any more
@@ -296,6 +298,8 @@ class Trainer:
         if self.writer is not None:
             self.writer.write(step, values)
         self.progress.report(step, values)
+        for sign in self.contention.signs():
+            self.progress.log(sign)
         for name, guard in self.collapse.items():
             figures = {**own[name], "teacher_distance": distance}
             for sign in guard.signs(step, figures):

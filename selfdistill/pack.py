@@ -2,7 +2,9 @@
 
 import errno
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,7 +80,7 @@ def pack(
     if not len(inputs):
         kinds = ", ".join(f"{n} {kind}" for kind, n in found.ignored.most_common(5)) or "no file"
         raise UserError(f"SOURCE: nothing to pack (found: {kinds}); {found.taken()}")
-    with locked(job):
+    with locked(job), _interrupted_by_sigterm():
         is_new = begin(job, inputs, {"modality": modality, **_named(shape)})
         work = _Work(modality, packing, job, shape, inputs, workers)
         try:
@@ -97,6 +99,16 @@ def pack(
             raise SelfdistillError(
                 f"no space left for {job.folder}; make room: {work.rest()}"
             ) from error
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C: batch systems end by it what they have no time for any more."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,7 +110,8 @@ def is_gone(group: int) -> bool:
     return True
 
 
-def test_what_is_killed_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_is_killed_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     """In the middle of the shards; the workers end with their parent."""
     for i in range(10):
         write_sound(tmp_path / f"in/{i}.wav", noise(16, seed=i))
@@ -121,11 +123,16 @@ def test_what_is_killed_goes_on(tmp_path: Path) -> None:
         [sys.executable, "-m", "selfdistill", *command],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: len(list(out.glob("*.tar"))) > 2)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    said = process.communicate()[1]
+    if number == signal.SIGTERM:
+        assert process.returncode == 75
+        assert said.startswith("selfdistill: interrupted; ")
+        assert said.count("\n") == 1
     wait_for(lambda: is_gone(process.pid), 20)
     left = len(list(out.glob("*.tar")))
     assert 2 < left < 80

@@ -16,6 +16,7 @@ from selfdistill.bench.workload import Workload, workload
 from selfdistill.config import RunConfig
 from selfdistill.cores import cores
 from selfdistill.data.loader import Source
+from selfdistill.engine.contention import Contention
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.outputs import check_output, say
@@ -62,7 +63,10 @@ def bench_step(
         seconds = warm_up(work)
         steps = steps or enough_steps(seconds)
         say(f"measuring {steps} steps of about {1000 * seconds:,.1f} ms")
+        contention = Contention(work.accelerator.device)
         timing = time_steps(work, steps)
+        for sign in contention.signs():
+            say(sign)
         say("profiling")
         profiled = profile_steps(work)
         say("counting operations")

@@ -30,7 +30,8 @@ def shares(events: Iterable[Event], on_gpu: bool) -> dict[str, float]:
     where parts are nested, and to the communication where a collective is under way and nothing is
     computed meanwhile. On a GPU it belongs to the part whose kernel is running: the one that the
     host was in when it launched it, from whatever thread, because the backward pass has threads of
-    its own and the host runs ahead. A moment without kernels is communication, or idle.
+    its own and the host runs ahead. A moment without kernels is communication, or idle; but where
+    the driver lets nobody see any, all that can be said of the time is that it is the rest.
 
     Args:
         events: ``traceEvents``.
@@ -81,7 +82,7 @@ def _of_gpu(
     }
     spans = [_span(e) for e in kernels]
     edges = _edges(window, spans)
-    label = np.full(len(edges) - 1, LABELS.index(IDLE))
+    label = np.full(len(edges) - 1, LABELS.index(IDLE if kernels else REST))
     computing = []
     for kernel, span in zip(kernels, spans, strict=True):
         if COLLECTIVE.search(kernel["name"]):

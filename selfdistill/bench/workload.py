@@ -1,5 +1,6 @@
 """The training of a config as ``pretrain`` does it, to be measured step by step."""
 
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,10 @@ from selfdistill.run_data import batch_sizes, open_source, prepared_aside
 
 STEPS = 1_000_000
 """More than are ever measured: the schedule of the rate does not end."""
+
+SHORT = re.compile("can't allocate memory|CUDA error: out of memory|STATUS_ALLOC_FAILED")
+"""In what torch says where memory is short that it does not allocate on a GPU itself: on a CPU, and
+that of CUDA's libraries and of kernels, which are loaded when they are first called."""
 
 
 class DoesNotFit(SelfdistillError):
@@ -131,7 +136,7 @@ def _memory_explained(config: RunConfig) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not short and "can't allocate memory" not in str(error):
+        if not short and not SHORT.search(str(error)):
             raise
         size = config.train.batch_size
         micro = f"{size} samples in {config.train.accumulate} micro-batches"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launching import ENVIRONMENT, TIMEOUT, command, fresh_accelerate, group
 from modality_cases import MODALITIES
 from small_runs import SmallRuns
@@ -22,8 +23,9 @@ from selfdistill.bench.profile import STEPS, write_trace
 from selfdistill.bench.sweep import why_enough
 from selfdistill.bench.trace import WINDOW
 from selfdistill.bench.verdict import DATA_WAIT
-from selfdistill.bench.workload import DoesNotFit
+from selfdistill.bench.workload import DoesNotFit, _memory_explained
 from selfdistill.cli import main
+from selfdistill.config import RunConfig
 from selfdistill.models.decoder import Decoder
 from selfdistill.objective.teacher import Teacher
 from selfdistill.step_parts import PARTS, PREFIX
@@ -143,6 +145,30 @@ def test_mistakes(
     assert bench("image", *words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),  # a kernel could not be loaded
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_memory_is_short(error: Exception, tiny_config: Callable[..., RunConfig]) -> None:
+    config = tiny_config("text")
+    with pytest.raises(DoesNotFit, match=r"train\.batch_size"), _memory_explained(config):
+        raise error
+
+
+def test_other_errors_are_not_taken_for_it(tiny_config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(RuntimeError, match="illegal"), _memory_explained(tiny_config("text")):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def test_a_sweep(

@@ -62,3 +62,8 @@ def test_on_a_gpu_a_kernel_belongs_to_the_part_that_launched_it() -> None:
     assert positive(shares(events, on_gpu=True)) == pytest.approx(
         {"student": 0.3, "backward": 0.4, COMMUNICATION: 0.05, IDLE: 0.25}
     )
+
+
+def test_a_gpu_whose_kernels_cannot_be_seen_is_not_idle() -> None:
+    events = [event(WINDOW, 0, 100), event("step/student", 0, 10)]
+    assert positive(shares(events, on_gpu=True)) == {REST: 1}

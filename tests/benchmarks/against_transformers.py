@@ -118,8 +118,10 @@ def _ours(config: RunConfig, batch: Batch) -> Action:
     accelerator = build_accelerator(config)
     progress = Progress(config.train.steps, 0, main=False)
     trainer = Trainer(Data2Vec(config), config, accelerator, None, None, progress, {})
-    loaded = [{config.modality: Loaded(batch, [], len(batch.inputs))}]
-    return lambda: trainer.step(loaded)
+    loaded = Loaded(batch, [], len(batch.inputs))
+    if accelerator.device.type == "cuda":
+        loaded = loaded.pin_memory()  # as the loader does; else the host waits for every copy
+    return lambda: trainer.step([{config.modality: loaded}])
 
 
 def _theirs(config: RunConfig, batch: Batch, case: Case) -> Action:

@@ -12,6 +12,7 @@ from launching import fresh_accelerate
 
 pytest.importorskip("transformers", reason="the other loop is built around its models")
 
+import against_transformers
 from against_transformers import (
     MODALITIES,
     NO_DROPOUT,
@@ -24,6 +25,7 @@ from against_transformers import (
 from measuring import Action
 from todays_loop import TodaysLoop
 
+from selfdistill.data.ledger import Loaded
 from selfdistill.hub.writer import hub_tensors
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
@@ -89,3 +91,21 @@ def test_both_compute_the_same_loss(modality: str) -> None:
     with torch.no_grad():
         output = model({modality: batch})[modality]
         assert float(loop.loss()) == pytest.approx(float(output.loss / output.tokens), rel=1e-5)
+
+
+def test_on_a_gpu_ours_is_given_the_batch_as_the_loader_gives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[object] = []
+
+    class OnGpu:
+        device = torch.device("cuda")
+
+        def __init__(self, *_: object) -> None:
+            self.step = steps.append
+
+    monkeypatch.setattr(against_transformers, "build_accelerator", OnGpu)
+    monkeypatch.setattr(against_transformers, "Trainer", OnGpu)
+    monkeypatch.setattr(Loaded, "pin_memory", lambda self: "pinned")
+    against_transformers._ours(*case_of("image").build())()
+    assert steps == [[{"image": "pinned"}]]

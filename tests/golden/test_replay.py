@@ -81,6 +81,21 @@ def test_a_wrong_setting_is_found_out(
     assert replay_file(name) == 1
 
 
+def test_reduced_precision_is_off_while_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Data2Vec.forward
+    seen = set()
+
+    def watched(self: Data2Vec, *given: Any) -> Any:
+        seen.add(torch.backends.cudnn.allow_tf32)
+        return plain(self, *given)
+
+    monkeypatch.setattr(Data2Vec, "forward", watched)
+    before = torch.backends.cudnn.allow_tf32
+    assert replay_file(SHORT_TEXT) == 0
+    assert seen == {False}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_tanh_gelu_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = torch.nn.functional.gelu
     monkeypatch.setattr(torch.nn.functional, "gelu", lambda x, **_: exact(x, approximate="tanh"))

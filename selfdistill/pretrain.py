@@ -86,7 +86,10 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         torch.use_deterministic_algorithms(True)
         # without a workspace of a fixed size older torch refuses matrix products on a GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if config.train.precision != "fp32":
+    if config.train.precision == "fp32":
+        # torch would round what convolutions take to ten bits
+        torch.backends.cudnn.allow_tf32 = False
+    else:
         # of the few products that autocast leaves in float32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
     # else a process that finds a mistake may be gone before another one has connected to it, which

@@ -180,6 +180,16 @@ def test_bf16(
         assert {value.dtype for value in floats} == {torch.float32}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_convolutions_are_in_tf32_where_fp32_is_not_asked_for(
+    precision: str, config: Config, here: Pretrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    words = [f"train.precision={precision}", "train.steps=1", "optim.warmup_steps=0"]
+    assert here(config("audio"), *words).code == 0
+    assert torch.backends.cudnn.allow_tf32 == (precision == "bf16")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU does fp16")
 def test_fp16_needs_a_gpu(config: Config, here: Pretrain, tmp_path: Path) -> None:
     ended = here(config(), "train.precision=fp16")

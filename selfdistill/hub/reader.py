@@ -81,12 +81,12 @@ class HubFolder:
         except UserError as error:
             raise UserError(f"{self.key}: {self.path}: {error}") from error
 
-    def _processor(self) -> dict[str, Any]:
+    def _processor(self) -> dict[str, Any] | None:
         whole = self._json(WHOLE_PROCESSOR) if (self.path / WHOLE_PROCESSOR).is_file() else {}
         for part in ("feature_extractor", "image_processor"):
             if isinstance(found := whole.get(part), dict):
                 return found
-        return self._json(PROCESSOR) if (self.path / PROCESSOR).is_file() else {}
+        return self._json(PROCESSOR) if (self.path / PROCESSOR).is_file() else None
 
     def config(self) -> RunConfig:
         """A run config whose encoder, blocks and input are those of the folder.

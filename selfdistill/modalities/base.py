@@ -141,7 +141,7 @@ class HubFormat:
         constants: run config to tensors of theirs that we have not.
         config: run config to the fields of ``config.json``. Refuses (``UserError``, with the key)
             what the class cannot hold.
-        sections: their ``config.json``, their ``preprocessor_config.json`` (empty where there is
+        sections: their ``config.json``, their ``preprocessor_config.json`` (None where there is
             none) and the folder to sections of ours, all that is known of them. Refuses what we
             cannot hold.
         processor: run config and folder of its companions to what turns raw input into tensors,
@@ -162,7 +162,9 @@ class HubFormat:
     ignored: Sequence[str]
     constants: Callable[[RunConfig], dict[str, Tensor]]
     config: Callable[[RunConfig], dict[str, Any]]
-    sections: Callable[[Mapping[str, Any], Mapping[str, Any], Path], dict[str, dict[str, Any]]]
+    sections: Callable[
+        [Mapping[str, Any], Mapping[str, Any] | None, Path], dict[str, dict[str, Any]]
+    ]
     processor: Callable[[RunConfig, Path], dict[str, str]]
     task: str
     usage: Callable[[RunConfig], str]

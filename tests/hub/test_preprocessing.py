@@ -25,6 +25,7 @@ from transformers import (
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
+from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder
 from selfdistill.hub.writer import config_json
 from selfdistill.modalities.base import load_modality
@@ -180,6 +181,7 @@ def read_as(config: RunConfig, folder: Path, **fields: Any) -> tuple[InputPipeli
     [
         {"do_normalize": False},
         {"image_mean": None, "image_std": None},
+        {"image_mean": 0.5, "image_std": 0.25},
         {"do_rescale": False},
         {"rescale_factor": 1 / 127.5},
         {"rescale_factor": None, "do_normalize": None, "do_rescale": None},
@@ -209,6 +211,44 @@ def test_other_sizing_is_told(
         read_as(config, tmp_path, **fields)
     ((name, value),) = fields.items()
     assert f"preprocessor_config.json has {name}={value}, but here" in caplog.text
+
+
+@pytest.mark.parametrize("side", [224, 48])
+def test_an_empty_file_of_a_processor(
+    side: int, tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands for what transformers' own processor is without one."""
+    config = tiny_config("image", input={"size": [side, side]})
+    modality = load_modality("image")
+    assert modality.hub is not None
+    (tmp_path / "config.json").write_text(json.dumps(config_json(modality.hub, config)))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    found = HubFolder(tmp_path, "MODEL").config()
+    words = "preprocessor_config.json has no size (then it is 224), but here"
+    assert [words in record.getMessage() for record in caplog.records] == [True] * (side != 224)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, **BACKENDS["pil"])
+    data = pictures((224, 224))["noise"]
+    picture = Image.open(io.BytesIO(data))
+    size = {"height": side, "width": side}
+    theirs = processor(picture, size=size, do_center_crop=False, return_tensors="np")
+    pipeline = modality.build_pipeline(found)
+    ours = pipeline.plain(pipeline.decode({"png": data}))
+    assert np.abs(theirs["pixel_values"][0] - ours).max() < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected a number, or three"),
+        ({"image_std": "x"}, "image_std is 'x'"),
+        ({"rescale_factor": "x"}, "rescale_factor is 'x'"),
+    ],
+)
+def test_a_damaged_processor(
+    fields: dict[str, Any], words: str, config: RunConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"^preprocessor_config\.json: {words}"):
+        read_as(config, tmp_path, **fields)
 
 
 def test_the_old_way_to_write_sizes(

@@ -222,6 +222,9 @@ def test_what_nothing_tells_of_the_input_is_not_guessed_in_silence(
     path = folder(modality)
     load_pretrained(str(path))
     assert "preprocessor_config.json" not in caplog.text
+    (path / "preprocessor_config.json").write_text("{}")
+    load_pretrained(str(path))
+    assert "has no preprocessor_config.json" not in caplog.text
     (path / "preprocessor_config.json").unlink()
     load_pretrained(str(path))
     assert f"{path} has no preprocessor_config.json; its encoder is taken for one of" in caplog.text

@@ -77,7 +77,7 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
 
 
 def sections(
-    theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
+    theirs: Mapping[str, Any], processor: Mapping[str, Any] | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"feat_extract_activation": "gelu", "layer_norm_eps": 1e-5})
     require(theirs, {"add_adapter": False})
@@ -104,8 +104,8 @@ def sections(
     }
 
 
-def _input(processor: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    if not processor:
+def _input(processor: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    if processor is None:
         logger.warning(
             "%s has no preprocessor_config.json; its encoder is taken for one of normalised sound "
             "of 16000 Hz",

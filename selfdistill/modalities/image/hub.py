@@ -23,7 +23,8 @@ ARCHITECTURE = "Data2VecVisionModel"
 LAYER = "encoder.layer.{}"
 TABLE = "relative_position_bias_table"
 BICUBIC = 3
-PROCESSOR_MEAN = PROCESSOR_STD = [0.5, 0.5, 0.5]
+PROCESSOR_MEAN = PROCESSOR_STD = 0.5
+PROCESSOR_SIZE = 224
 """transformers' own, where a processor's file does not tell."""
 CLASS, MASK = "embeddings.cls_token", "embeddings.mask_token"
 POSITIONS = "embeddings.position_embeddings"
@@ -104,7 +105,7 @@ def segmentation_layers(depth: int) -> list[int]:
 
 
 def sections(
-    theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
+    theirs: Mapping[str, Any], processor: Mapping[str, Any] | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"num_channels": 3})
     size, patch = (_side(theirs, key) for key in ("image_size", "patch_size"))
@@ -133,9 +134,11 @@ def _side(theirs: Mapping[str, Any], key: str) -> int:
     return sides[0]
 
 
-def _normalisation(processor: Mapping[str, Any], size: int, folder: Path) -> dict[str, list[float]]:
+def _normalisation(
+    processor: Mapping[str, Any] | None, size: int, folder: Path
+) -> dict[str, list[float]]:
     """Our mean and deviation, of pixels from 0 to 1, for what the processor does with its own."""
-    if not processor:
+    if processor is None:
         logger.warning(
             "%s has no preprocessor_config.json; its encoder is taken for one of pixels with "
             "ImageNet's mean and deviation",
@@ -146,10 +149,22 @@ def _normalisation(processor: Mapping[str, Any], size: int, folder: Path) -> dic
     _warn_of_resizing(told, size)
     mean, std = [0.0] * 3, [1.0] * 3
     if told.get("do_normalize", True):
-        mean, std = told.get("image_mean", PROCESSOR_MEAN), told.get("image_std", PROCESSOR_STD)
-    factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1
+        mean = _numbers(told, "image_mean", PROCESSOR_MEAN)
+        std = _numbers(told, "image_std", PROCESSOR_STD)
+    factor = 1.0
+    if told.get("do_rescale", True):
+        factor = _numbers(told, "rescale_factor", 1 / 255)[0]
     highest = 255 * factor  # of their pixels
     return {"mean": [value / highest for value in mean], "std": [value / highest for value in std]}
+
+
+def _numbers(processor: Mapping[str, Any], key: str, default: float) -> list[float]:
+    """Of the three channels; one number is that of all."""
+    told = processor.get(key, default)
+    values = told if isinstance(told, list) else [told] * 3
+    if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+        raise UserError(f"preprocessor_config.json: {key} is {told!r}; expected a number, or three")
+    return values
 
 
 def _warn_of_resizing(processor: Mapping[str, Any], size: int) -> None:
@@ -157,9 +172,9 @@ def _warn_of_resizing(processor: Mapping[str, Any], size: int) -> None:
     other = [
         f"{key}={processor[key]}" for key in ours if processor.get(key, ours[key]) != ours[key]
     ]
-    theirs = processor.get("size", size)
+    theirs = processor.get("size", PROCESSOR_SIZE)
     if theirs not in (size, {"height": size, "width": size}):
-        other.append(f"size={theirs}")
+        other.append(f"size={theirs}" if "size" in processor else f"no size (then it is {theirs})")
     if other:
         logger.warning(
             "preprocessor_config.json has %s, but here images are squashed to %d x %d by bicubic "

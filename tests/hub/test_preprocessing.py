@@ -111,6 +111,20 @@ def test_the_extractor_knows_the_rate(tiny_config: Make, tmp_path: Path) -> None
         extractor(raw, sampling_rate=RATE)
 
 
+def test_longer_clips_are_cropped_as_in_the_run(tiny_config: Make, tmp_path: Path) -> None:
+    """Also after transformers has read the file and written it again."""
+    config = tiny_config("audio", input={"max_seconds": 0.5})
+    modality = load_modality("audio")
+    assert modality.hub is not None
+    pipeline, folder = written(config, tmp_path)
+    AutoFeatureExtractor.from_pretrained(folder).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config_json(modality.hub, config)))
+    found = modality.build_pipeline(HubFolder(folder, "MODEL").config())
+    clip = pipeline.decode({"wav": wav(sounds()["noise 16123"])})
+    assert len(found.plain(clip)) == RATE // 2
+    assert np.array_equal(found.plain(clip), pipeline.plain(clip))
+
+
 def test_an_extractor_that_was_saved_with_a_tokenizer(tiny_config: Make, tmp_path: Path) -> None:
     """As after fine-tuning for CTC; transformers 5 then has one file for both."""
     config = tiny_config("audio", input={"normalize": False, "sampling_rate": 8_000})

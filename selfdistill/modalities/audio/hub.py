@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 ARCHITECTURE = "Data2VecAudioModel"
 CONVS = "feature_extractor.conv_layers.{}"
 MASK_VECTOR = "masked_spec_embed"
+MAX_SECONDS = "max_seconds"
+"""In the extractor's file for us alone: transformers keeps it, and crops nothing by itself."""
 
 NAMES = [
     ("encoder.mask_token", MASK_VECTOR),
@@ -112,10 +114,13 @@ def _input(processor: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
             folder,
         )
         return {}
-    return {
+    found = {
         "sampling_rate": processor.get("sampling_rate", 16_000),
         "normalize": processor.get("do_normalize", True),
     }
+    if MAX_SECONDS in processor:
+        found["max_seconds"] = processor[MAX_SECONDS]
+    return found
 
 
 def constants(config: RunConfig) -> dict[str, Tensor]:
@@ -132,6 +137,7 @@ def processor_files(config: RunConfig, companions: Path) -> dict[str, str]:
         "padding_side": "right",
         "do_normalize": config.input.normalize,
         "return_attention_mask": True,
+        MAX_SECONDS: config.input.max_seconds,
     }
     return {"preprocessor_config.json": json.dumps(fields, indent=2) + "\n"}
 

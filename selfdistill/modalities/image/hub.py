@@ -98,7 +98,13 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
 
 
 def segmentation_layers(depth: int) -> list[int]:
-    """Four of ``depth`` layers, counted from 1; the published ones are 3, 5, 7, 11 of 12."""
+    """Four of ``depth`` layers, counted from 1; the published ones are 3, 5, 7, 11 of 12.
+
+    Of one block only those that there are: the class then refuses it by this field, where four
+    would break it in the middle of its first step.
+    """
+    if depth < 2:
+        return [1, 2]
     if depth < 6:
         return [1, 2, 3, 4]
     return [depth * part // 12 - 1 for part in (4, 6, 8, 12)]
@@ -257,6 +263,16 @@ inputs = processor(picture, return_tensors="pt")
 outputs = model(**inputs, output_hidden_states=True)
 features = outputs.hidden_states  # depth + 1 of [1, 1 + T, {width}]"""
 
+
+def caution(config: RunConfig) -> str:
+    if config.model.depth > 1:
+        return ""
+    return (
+        "Data2VecVisionForSemanticSegmentation cannot be made of an encoder of one block: it reads "
+        "more layers than that."
+    )
+
+
 HUB = HubFormat(
     model_type="data2vec-vision",
     architecture=ARCHITECTURE,
@@ -277,4 +293,5 @@ HUB = HubFormat(
     task="image-feature-extraction",
     usage=lambda config: USAGE.format(width=config.model.width),
     read_as={"encoder.positions": {"sincos": "learned"}},
+    caution=caution,
 )

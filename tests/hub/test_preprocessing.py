@@ -15,7 +15,7 @@ import soundfile
 import torch
 import transformers
 from agreement import arguments, shipped
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -152,6 +152,61 @@ def pictures(size: tuple[int, int]) -> dict[str, bytes]:
         picture.save(file, "PNG")
         made[name or "noise"] = file.getvalue()
     return made
+
+
+def kinds() -> dict[str, bytes]:
+    """Files of a picture as they are found in the wild."""
+    rng = np.random.default_rng(0)
+    plain = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((48, 40))
+    turned, clear = plain.rotate(180), plain.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(plain.size))
+    table, exif = plain.quantize(32), Image.Exif()
+    exif[0x0112] = 6
+    animated = {"save_all": True, "append_images": [turned]}
+    cmyk = io.BytesIO()
+    plain.convert("CMYK").save(cmyk, "JPEG")
+    ycck = bytearray(cmyk.getvalue())
+    ycck[ycck.index(b"Adobe") + 11] = 2  # the transform that its channels went through
+    made: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "grey": (plain.convert("L"), "PNG", {}),
+        "grey with a clear value": (plain.convert("L"), "PNG", {"transparency": 90}),
+        "a clear colour": (plain, "PNG", {"transparency": plain.getpixel((0, 0))}),
+        "clear": (clear, "PNG", {}),
+        "clear webp": (clear, "WEBP", {"lossless": True, "exact": True}),
+        "grey and clear": (clear.convert("LA"), "PNG", {}),
+        "palette": (table, "PNG", {}),
+        "palette with a clear entry": (table, "PNG", {"transparency": 3}),
+        "palette, each entry clear": (table, "PNG", {"transparency": bytes(range(0, 256, 8))}),
+        "turned jpeg": (plain, "JPEG", {"exif": exif}),
+        "turned palette": (table, "PNG", {"exif": exif, "transparency": 3}),
+        "animated gif": (table, "GIF", {**animated, "transparency": 3}),
+        "animated png": (plain, "PNG", animated),
+        "animated webp": (clear, "WEBP", animated),
+    }
+    found = {"cmyk": cmyk.getvalue(), "ycck": bytes(ycck)}
+    for name, (picture, kind, options) in made.items():
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        found[name] = file.getvalue()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_the_lines_of_readme_and_card_give_what_a_run_trains_on(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, modality = tiny_config("image"), load_modality("image")
+    assert modality.hub is not None
+    lines = [line for line in modality.hub.usage(config).splitlines() if line.startswith("pict")]
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    pipeline = modality.build_pipeline(config)
+    monkeypatch.chdir(tmp_path)
+    for name, data in kinds().items():
+        Path("picture.jpg").write_bytes(data)
+        found: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps}
+        exec("\n".join(lines), found)
+        theirs = np.asarray(found["picture"].convert("RGB"))
+        assert np.array_equal(theirs, np.asarray(pipeline.decode({"jpg": data}))), name
 
 
 def off(

@@ -258,8 +258,9 @@ USAGE = """\
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 processor, model = AutoImageProcessor.from_pretrained(path), AutoModel.from_pretrained(path)
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright
-inputs = processor(picture, return_tensors="pt")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGBA")  # upright
+picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+inputs = processor(picture.convert("RGB"), return_tensors="pt")
 outputs = model(**inputs, output_hidden_states=True)
 features = outputs.hidden_states  # depth + 1 of [1, 1 + T, {width}]"""
 

@@ -1,6 +1,7 @@
 """A folder of transformers' data2vec, as our config and weights."""
 
 import json
+import logging
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,8 @@ from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import HubFormat, Modality, load_modality, modality_names
 from selfdistill.renaming import to_ours
 from selfdistill.tensor_files import read_weights
+
+logger = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WHOLE_PROCESSOR = "processor_config.json"
@@ -39,6 +42,7 @@ class HubFolder:
         modality: whose encoder it holds.
         format: of that modality.
         sections: of the config, as far as the folder tells.
+        beyond: what it computes besides, as ``HubFormat`` tells it; a warning has said so.
 
     Raises:
         UserError: there is no config of such a class, it asks for code of its own, or for what our
@@ -56,6 +60,9 @@ class HubFolder:
             )
         self.modality, self.format = self._recognise()
         self.sections = self._sections()
+        self.beyond = self.format.beyond(self.fields)
+        if self.beyond:
+            logger.warning("%s: %s: %s", key, path, self.beyond)
 
     def _recognise(self) -> tuple[Modality, HubFormat]:
         model_type, known = self.fields.get("model_type"), []

@@ -151,6 +151,8 @@ class HubFormat:
         usage: run config to the lines of Python that read the features of a raw input; ``path``
             is the folder.
         caution: run config to what users of the weights must know, or nothing.
+        beyond: their ``config.json`` to what it has the class compute of the features that no
+            folder that is exported has it compute, or nothing.
     """
 
     model_type: str
@@ -170,6 +172,7 @@ class HubFormat:
     usage: Callable[[RunConfig], str]
     read_as: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     caution: Callable[[RunConfig], str] = lambda config: ""
+    beyond: Callable[[Mapping[str, Any]], str] = lambda theirs: ""
     fold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
     unfold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
 

@@ -11,6 +11,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from selfdistill.errors import UserError
+from selfdistill.export import export
 from selfdistill.hub.reader import HubFolder
 from selfdistill.modalities.backbone import build_backbone
 from selfdistill.modalities.text.hub import POSITIONS, TOKEN_TYPES
@@ -212,6 +213,23 @@ def test_images_that_our_encoder_cannot_be(
     edit(path / "config.json", **fields)
     with pytest.raises(UserError, match=words):
         load_pretrained(str(path))
+
+
+def test_a_norm_after_the_last_block_is_not_lost_in_silence(
+    folder: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a folder without mean pooling; only a run's predictors have a use for it."""
+    path = folder("image")
+    edit(path / "config.json", use_mean_pooling=False)
+    width = tensors_of(path)["embeddings.cls_token"].shape[-1]
+    norm = {"layernorm.weight": torch.rand(width), "layernorm.bias": torch.rand(width)}
+    save_file({**tensors_of(path), **norm}, path / WEIGHTS)
+    found = load_pretrained(str(path))
+    assert torch.equal(found.backbone.trunk.norm.weight, norm["layernorm.weight"])
+    assert f"{path}: config.json has use_mean_pooling=false" in caplog.text
+    with pytest.raises(UserError, match=r"has use_mean_pooling=false.*; copy the folder instead"):
+        export(str(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("modality", ["audio", "image"])

@@ -274,6 +274,16 @@ def caution(config: RunConfig) -> str:
     )
 
 
+def beyond(theirs: Mapping[str, Any]) -> str:
+    if theirs.get("use_mean_pooling", True):
+        return ""
+    return (
+        "config.json has use_mean_pooling=false, so that a norm follows the last block in "
+        "last_hidden_state; features here, and those of what is exported here, are the blocks' "
+        "outputs, its hidden_states"
+    )
+
+
 HUB = HubFormat(
     model_type="data2vec-vision",
     architecture=ARCHITECTURE,
@@ -295,4 +305,5 @@ HUB = HubFormat(
     usage=lambda config: USAGE.format(width=config.model.width),
     read_as={"encoder.positions": {"sincos": "learned"}},
     caution=caution,
+    beyond=beyond,
 )

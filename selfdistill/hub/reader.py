@@ -181,12 +181,12 @@ class HubFolder:
 
     def _shards(self, index: Path) -> dict[str, Tensor]:
         placed = self._json(index.name).get("weight_map")
-        names = sorted(set(placed.values())) if isinstance(placed, dict) else []
-        if not names or any(Path(name).name != name for name in names):
+        names = list(placed.values()) if isinstance(placed, dict) else []
+        if not names or not all(isinstance(name, str) and _is_file_name(name) for name in names):
             raise UserError(f"{self.key}: {index} names no files of its own folder in weight_map")
         return {
             name: tensor
-            for shard in names
+            for shard in sorted(set(names))
             for name, tensor in self._read(index.parent / shard).items()
         }
 
@@ -206,6 +206,10 @@ class HubFolder:
         if not isinstance(content, dict):
             raise UserError(f"{self.key}: {path} is no JSON object")
         return content
+
+
+def _is_file_name(name: str) -> bool:
+    return bool(name) and Path(name).name == name and "\0" not in name
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

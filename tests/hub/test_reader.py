@@ -126,6 +126,16 @@ def lose_a_shard(path: Path) -> None:
     (path / f"{WEIGHTS}.index.json").write_text(json.dumps(placed))
 
 
+def index(*names: object) -> Callable[[Path], None]:
+    placed = {"weight_map": dict(enumerate(names))}
+
+    def write(path: Path) -> None:
+        (path / WEIGHTS).unlink()
+        (path / f"{WEIGHTS}.index.json").write_text(json.dumps(placed))
+
+    return write
+
+
 def misplace_shards(path: Path) -> None:
     (path / WEIGHTS).rename(path.parent / WEIGHTS)
     placed = {"weight_map": {"masked_spec_embed": f"../{WEIGHTS}"}}
@@ -159,6 +169,10 @@ def write_nonsense(path: Path) -> None:
         (add_a_tensor, r"surprise is not known"),
         (lose_a_shard, r"cannot read .*b\.safetensors: No such file or directory$"),
         (misplace_shards, r"index\.json names no files of its own folder"),
+        (index("a.safetensors", 1), r"index\.json names no files of its own folder"),
+        (index(["a.safetensors"]), r"index\.json names no files of its own folder"),
+        (index("a\0b.safetensors"), r"index\.json names no files of its own folder"),
+        (index(""), r"index\.json names no files of its own folder"),
         (
             config(model_type="bert"),
             r"config\.json is of model_type 'bert'; expected one of data2v",

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from selfdistill.errors import UserError
+from selfdistill.errors import BadSample, UserError
 from selfdistill.export import export
 from selfdistill.hub.reader import HubFolder
 from selfdistill.modalities.backbone import build_backbone
@@ -267,6 +267,20 @@ def test_a_tokenizer_that_was_not_saved(folder: Callable[[str], Path]) -> None:
     (path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=rf"MODEL: {path}: there is no tokenizer\.json; save the"):
         load_pretrained(str(path))
+
+
+def test_a_tokenizer_with_more_tokens_than_there_are_rows(folder: Callable[[str], Path]) -> None:
+    """As where one was added and the weights were not resized; texts without it can be used."""
+    path = folder("text")
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    rows = json.loads((path / "config.json").read_text())["vocab_size"]
+    added = {**tokenizer["added_tokens"][-1], "id": rows, "content": "<new>"}
+    edit(path / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], added])
+    found = load_pretrained(str(path))
+    pipeline = found.modality.build_pipeline(found.config)
+    assert len(pipeline.plain("beginning")) > 2
+    with pytest.raises(BadSample, match="no row for"):
+        pipeline.plain("beginning <new>")
 
 
 def test_a_size_may_be_told_twice(folder: Callable[[str], Path], exported: Exported) -> None:

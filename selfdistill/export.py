@@ -53,6 +53,9 @@ def export(
             f"--push: {push_to} can hold one encoder, and {source} has {', '.join(found)}; name "
             "one with --modality"
         )
+    for one in found.values():
+        if one.beyond:
+            raise UserError(f"export: {one.source}: {one.beyond}; copy the folder instead")
     obstacles = {name: why_not_exportable(one.modality, one.config) for name, one in found.items()}
     if all(obstacles.values()):
         where = next(iter(found.values())).source

@@ -54,6 +54,7 @@ class Pretrained:
         weights: whose they are.
         step: finished optimiser steps; None where that is not known.
         trained_with: the other modalities of the run.
+        beyond: what a folder of transformers computes besides, as ``HubFolder`` tells it.
     """
 
     modality: Modality
@@ -65,6 +66,7 @@ class Pretrained:
     weights: Weights
     step: int | None
     trained_with: Sequence[str] = ()
+    beyond: str = ""
 
     def batch_size(self, wanted: int) -> int:
         """Inputs of a batch, so that features do not depend on what they are batched with."""
@@ -202,4 +204,7 @@ def _of_hub_folder(path: Path, weights: Weights, modality: str) -> dict[str, Pre
     backbone = build_backbone(config)
     folder.load_into(backbone)
     backbone.eval()
-    return {name: Pretrained(folder.modality, config, config, backbone, path, path, weights, None)}
+    found = Pretrained(
+        folder.modality, config, config, backbone, path, path, weights, None, beyond=folder.beyond
+    )
+    return {name: found}

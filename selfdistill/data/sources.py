@@ -152,7 +152,11 @@ def inflate(chunks: Iterable[bytes]) -> tuple[bytearray, str]:
         if stream.eof:
             if not compressed:
                 return data, ""
-            stream = zlib.decompressobj(wbits=31)  # gzip files may follow each other
+            # gzip files may follow each other, and zeros may fill up the blocks of a device
+            tail = compressed.lstrip(b"\0")
+            if not tail:
+                continue
+            compressed, stream = tail, zlib.decompressobj(wbits=31)
         try:
             out = stream.decompress(compressed, CHUNK)
         except zlib.error as error:

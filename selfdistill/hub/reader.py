@@ -1,6 +1,7 @@
 """A folder of transformers' data2vec, as our config and weights."""
 
 import json
+import logging
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,8 @@ from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import HubFormat, Modality, load_modality, modality_names
 from selfdistill.renaming import to_ours
 from selfdistill.tensor_files import read_weights
+
+logger = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WHOLE_PROCESSOR = "processor_config.json"
@@ -39,6 +42,7 @@ class HubFolder:
         modality: whose encoder it holds.
         format: of that modality.
         sections: of the config, as far as the folder tells.
+        beyond: what it computes besides, as ``HubFormat`` tells it; a warning has said so.
 
     Raises:
         UserError: there is no config of such a class, it asks for code of its own, or for what our
@@ -56,6 +60,9 @@ class HubFolder:
             )
         self.modality, self.format = self._recognise()
         self.sections = self._sections()
+        self.beyond = self.format.beyond(self.fields)
+        if self.beyond:
+            logger.warning("%s: %s: %s", key, path, self.beyond)
 
     def _recognise(self) -> tuple[Modality, HubFormat]:
         model_type, known = self.fields.get("model_type"), []
@@ -81,12 +88,12 @@ class HubFolder:
         except UserError as error:
             raise UserError(f"{self.key}: {self.path}: {error}") from error
 
-    def _processor(self) -> dict[str, Any]:
+    def _processor(self) -> dict[str, Any] | None:
         whole = self._json(WHOLE_PROCESSOR) if (self.path / WHOLE_PROCESSOR).is_file() else {}
         for part in ("feature_extractor", "image_processor"):
             if isinstance(found := whole.get(part), dict):
                 return found
-        return self._json(PROCESSOR) if (self.path / PROCESSOR).is_file() else {}
+        return self._json(PROCESSOR) if (self.path / PROCESSOR).is_file() else None
 
     def config(self) -> RunConfig:
         """A run config whose encoder, blocks and input are those of the folder.
@@ -174,12 +181,12 @@ class HubFolder:
 
     def _shards(self, index: Path) -> dict[str, Tensor]:
         placed = self._json(index.name).get("weight_map")
-        names = sorted(set(placed.values())) if isinstance(placed, dict) else []
-        if not names or any(Path(name).name != name for name in names):
+        names = list(placed.values()) if isinstance(placed, dict) else []
+        if not names or not all(isinstance(name, str) and _is_file_name(name) for name in names):
             raise UserError(f"{self.key}: {index} names no files of its own folder in weight_map")
         return {
             name: tensor
-            for shard in names
+            for shard in sorted(set(names))
             for name, tensor in self._read(index.parent / shard).items()
         }
 
@@ -199,6 +206,10 @@ class HubFolder:
         if not isinstance(content, dict):
             raise UserError(f"{self.key}: {path} is no JSON object")
         return content
+
+
+def _is_file_name(name: str) -> bool:
+    return bool(name) and Path(name).name == name and "\0" not in name
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

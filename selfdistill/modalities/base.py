@@ -141,7 +141,7 @@ class HubFormat:
         constants: run config to tensors of theirs that we have not.
         config: run config to the fields of ``config.json``. Refuses (``UserError``, with the key)
             what the class cannot hold.
-        sections: their ``config.json``, their ``preprocessor_config.json`` (empty where there is
+        sections: their ``config.json``, their ``preprocessor_config.json`` (None where there is
             none) and the folder to sections of ours, all that is known of them. Refuses what we
             cannot hold.
         processor: run config and folder of its companions to what turns raw input into tensors,
@@ -151,6 +151,8 @@ class HubFormat:
         usage: run config to the lines of Python that read the features of a raw input; ``path``
             is the folder.
         caution: run config to what users of the weights must know, or nothing.
+        beyond: their ``config.json`` to what it has the class compute of the features that no
+            folder that is exported has it compute, or nothing.
     """
 
     model_type: str
@@ -162,12 +164,15 @@ class HubFormat:
     ignored: Sequence[str]
     constants: Callable[[RunConfig], dict[str, Tensor]]
     config: Callable[[RunConfig], dict[str, Any]]
-    sections: Callable[[Mapping[str, Any], Mapping[str, Any], Path], dict[str, dict[str, Any]]]
+    sections: Callable[
+        [Mapping[str, Any], Mapping[str, Any] | None, Path], dict[str, dict[str, Any]]
+    ]
     processor: Callable[[RunConfig, Path], dict[str, str]]
     task: str
     usage: Callable[[RunConfig], str]
     read_as: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     caution: Callable[[RunConfig], str] = lambda config: ""
+    beyond: Callable[[Mapping[str, Any]], str] = lambda theirs: ""
     fold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
     unfold: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
 

@@ -285,6 +285,18 @@ class TestFaults:
         assert everything(shards) == everything(ShardSet([whole], ["jpg"]))[: len(shards)]
         assert shards.faults == [("cut.tar.gz", "truncated in the middle of the gzip data")]
 
+    @pytest.mark.parametrize("zeros", [1, 512, 3 * sources.CHUNK])
+    def test_zeros_behind_gzip_data(self, zeros: int, tmp_path: Path) -> None:
+        """As on tapes, and between the files of a cat; gzip -d takes them without a word."""
+        data = write(tmp_path / "whole.tar", THREE).read_bytes()
+        path = tmp_path / "a.tar.gz"
+        halves = (gzip.compress(data[:999]), gzip.compress(data[999:]))
+        path.write_bytes(b"".join(half + bytes(zeros) for half in halves))
+        shards = ShardSet([path], ["jpg"])
+        assert (everything(shards), shards.faults) == (THREE_READ, [])
+        path.write_bytes(path.read_bytes() + b"more")
+        assert "corrupt gzip data" in ShardSet([path], ["jpg"]).faults[0][1]
+
     def test_damaged_gzip(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "CHUNK", 4096)
         path = write(

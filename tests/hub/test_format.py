@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation
 
 from selfdistill.config import RunConfig
 from selfdistill.config_file import load_config
@@ -210,6 +211,26 @@ def test_segmentation_reads_four_layers_within_the_depth(depth: int) -> None:
     assert layers == sorted(layers)
     assert layers[0] >= 1
     assert layers[-1] <= depth + 1  # hidden states count the blocks' input as the first
+
+
+def test_segmentation_refuses_one_block(tiny_config: Make) -> None:
+    """By a field, not in the middle of a step; the card says so, too."""
+    for depth in (1, 2):
+        config = tiny_config(
+            "image",
+            input={"size": [32, 32]},
+            model={"depth": depth},
+            objective={"average_top_k_layers": 1},
+        )
+        theirs = Data2VecVisionConfig(**config_json(format_of(config), config))
+        pixels = torch.zeros(1, 3, theirs.image_size, theirs.image_size)
+        said = "ForSemanticSegmentation cannot be made" in format_of(config).caution(config)
+        assert said == (depth == 1)
+        if said:
+            with pytest.raises(ValueError, match="out_indices to be a list of 4"):
+                Data2VecVisionForSemanticSegmentation(theirs)
+        else:
+            Data2VecVisionForSemanticSegmentation(theirs).eval()(pixels)
 
 
 @pytest.mark.parametrize(

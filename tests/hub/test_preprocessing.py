@@ -15,7 +15,7 @@ import soundfile
 import torch
 import transformers
 from agreement import arguments, shipped
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -25,6 +25,7 @@ from transformers import (
 
 from selfdistill.config import RunConfig
 from selfdistill.data.pipeline import InputPipeline
+from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder
 from selfdistill.hub.writer import config_json
 from selfdistill.modalities.base import load_modality
@@ -110,6 +111,20 @@ def test_the_extractor_knows_the_rate(tiny_config: Make, tmp_path: Path) -> None
         extractor(raw, sampling_rate=RATE)
 
 
+def test_longer_clips_are_cropped_as_in_the_run(tiny_config: Make, tmp_path: Path) -> None:
+    """Also after transformers has read the file and written it again."""
+    config = tiny_config("audio", input={"max_seconds": 0.5})
+    modality = load_modality("audio")
+    assert modality.hub is not None
+    pipeline, folder = written(config, tmp_path)
+    AutoFeatureExtractor.from_pretrained(folder).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config_json(modality.hub, config)))
+    found = modality.build_pipeline(HubFolder(folder, "MODEL").config())
+    clip = pipeline.decode({"wav": wav(sounds()["noise 16123"])})
+    assert len(found.plain(clip)) == RATE // 2
+    assert np.array_equal(found.plain(clip), pipeline.plain(clip))
+
+
 def test_an_extractor_that_was_saved_with_a_tokenizer(tiny_config: Make, tmp_path: Path) -> None:
     """As after fine-tuning for CTC; transformers 5 then has one file for both."""
     config = tiny_config("audio", input={"normalize": False, "sampling_rate": 8_000})
@@ -137,6 +152,61 @@ def pictures(size: tuple[int, int]) -> dict[str, bytes]:
         picture.save(file, "PNG")
         made[name or "noise"] = file.getvalue()
     return made
+
+
+def kinds() -> dict[str, bytes]:
+    """Files of a picture as they are found in the wild."""
+    rng = np.random.default_rng(0)
+    plain = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((48, 40))
+    turned, clear = plain.rotate(180), plain.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(plain.size))
+    table, exif = plain.quantize(32), Image.Exif()
+    exif[0x0112] = 6
+    animated = {"save_all": True, "append_images": [turned]}
+    cmyk = io.BytesIO()
+    plain.convert("CMYK").save(cmyk, "JPEG")
+    ycck = bytearray(cmyk.getvalue())
+    ycck[ycck.index(b"Adobe") + 11] = 2  # the transform that its channels went through
+    made: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "grey": (plain.convert("L"), "PNG", {}),
+        "grey with a clear value": (plain.convert("L"), "PNG", {"transparency": 90}),
+        "a clear colour": (plain, "PNG", {"transparency": plain.getpixel((0, 0))}),
+        "clear": (clear, "PNG", {}),
+        "clear webp": (clear, "WEBP", {"lossless": True, "exact": True}),
+        "grey and clear": (clear.convert("LA"), "PNG", {}),
+        "palette": (table, "PNG", {}),
+        "palette with a clear entry": (table, "PNG", {"transparency": 3}),
+        "palette, each entry clear": (table, "PNG", {"transparency": bytes(range(0, 256, 8))}),
+        "turned jpeg": (plain, "JPEG", {"exif": exif}),
+        "turned palette": (table, "PNG", {"exif": exif, "transparency": 3}),
+        "animated gif": (table, "GIF", {**animated, "transparency": 3}),
+        "animated png": (plain, "PNG", animated),
+        "animated webp": (clear, "WEBP", animated),
+    }
+    found = {"cmyk": cmyk.getvalue(), "ycck": bytes(ycck)}
+    for name, (picture, kind, options) in made.items():
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        found[name] = file.getvalue()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_the_lines_of_readme_and_card_give_what_a_run_trains_on(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, modality = tiny_config("image"), load_modality("image")
+    assert modality.hub is not None
+    lines = [line for line in modality.hub.usage(config).splitlines() if line.startswith("pict")]
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    pipeline = modality.build_pipeline(config)
+    monkeypatch.chdir(tmp_path)
+    for name, data in kinds().items():
+        Path("picture.jpg").write_bytes(data)
+        found: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps}
+        exec("\n".join(lines), found)
+        theirs = np.asarray(found["picture"].convert("RGB"))
+        assert np.array_equal(theirs, np.asarray(pipeline.decode({"jpg": data}))), name
 
 
 def off(
@@ -180,6 +250,7 @@ def read_as(config: RunConfig, folder: Path, **fields: Any) -> tuple[InputPipeli
     [
         {"do_normalize": False},
         {"image_mean": None, "image_std": None},
+        {"image_mean": 0.5, "image_std": 0.25},
         {"do_rescale": False},
         {"rescale_factor": 1 / 127.5},
         {"rescale_factor": None, "do_normalize": None, "do_rescale": None},
@@ -209,6 +280,44 @@ def test_other_sizing_is_told(
         read_as(config, tmp_path, **fields)
     ((name, value),) = fields.items()
     assert f"preprocessor_config.json has {name}={value}, but here" in caplog.text
+
+
+@pytest.mark.parametrize("side", [224, 48])
+def test_an_empty_file_of_a_processor(
+    side: int, tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands for what transformers' own processor is without one."""
+    config = tiny_config("image", input={"size": [side, side]})
+    modality = load_modality("image")
+    assert modality.hub is not None
+    (tmp_path / "config.json").write_text(json.dumps(config_json(modality.hub, config)))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    found = HubFolder(tmp_path, "MODEL").config()
+    words = "preprocessor_config.json has no size (then it is 224), but here"
+    assert [words in record.getMessage() for record in caplog.records] == [True] * (side != 224)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, **BACKENDS["pil"])
+    data = pictures((224, 224))["noise"]
+    picture = Image.open(io.BytesIO(data))
+    size = {"height": side, "width": side}
+    theirs = processor(picture, size=size, do_center_crop=False, return_tensors="np")
+    pipeline = modality.build_pipeline(found)
+    ours = pipeline.plain(pipeline.decode({"png": data}))
+    assert np.abs(theirs["pixel_values"][0] - ours).max() < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected a number, or three"),
+        ({"image_std": "x"}, "image_std is 'x'"),
+        ({"rescale_factor": "x"}, "rescale_factor is 'x'"),
+    ],
+)
+def test_a_damaged_processor(
+    fields: dict[str, Any], words: str, config: RunConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"^preprocessor_config\.json: {words}"):
+        read_as(config, tmp_path, **fields)
 
 
 def test_the_old_way_to_write_sizes(

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from selfdistill.errors import UserError
+from selfdistill.errors import BadSample, UserError
+from selfdistill.export import export
 from selfdistill.hub.reader import HubFolder
 from selfdistill.modalities.backbone import build_backbone
 from selfdistill.modalities.text.hub import POSITIONS, TOKEN_TYPES
@@ -125,6 +126,16 @@ def lose_a_shard(path: Path) -> None:
     (path / f"{WEIGHTS}.index.json").write_text(json.dumps(placed))
 
 
+def index(*names: object) -> Callable[[Path], None]:
+    placed = {"weight_map": dict(enumerate(names))}
+
+    def write(path: Path) -> None:
+        (path / WEIGHTS).unlink()
+        (path / f"{WEIGHTS}.index.json").write_text(json.dumps(placed))
+
+    return write
+
+
 def misplace_shards(path: Path) -> None:
     (path / WEIGHTS).rename(path.parent / WEIGHTS)
     placed = {"weight_map": {"masked_spec_embed": f"../{WEIGHTS}"}}
@@ -158,6 +169,10 @@ def write_nonsense(path: Path) -> None:
         (add_a_tensor, r"surprise is not known"),
         (lose_a_shard, r"cannot read .*b\.safetensors: No such file or directory$"),
         (misplace_shards, r"index\.json names no files of its own folder"),
+        (index("a.safetensors", 1), r"index\.json names no files of its own folder"),
+        (index(["a.safetensors"]), r"index\.json names no files of its own folder"),
+        (index("a\0b.safetensors"), r"index\.json names no files of its own folder"),
+        (index(""), r"index\.json names no files of its own folder"),
         (
             config(model_type="bert"),
             r"config\.json is of model_type 'bert'; expected one of data2v",
@@ -214,6 +229,23 @@ def test_images_that_our_encoder_cannot_be(
         load_pretrained(str(path))
 
 
+def test_a_norm_after_the_last_block_is_not_lost_in_silence(
+    folder: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a folder without mean pooling; only a run's predictors have a use for it."""
+    path = folder("image")
+    edit(path / "config.json", use_mean_pooling=False)
+    width = tensors_of(path)["embeddings.cls_token"].shape[-1]
+    norm = {"layernorm.weight": torch.rand(width), "layernorm.bias": torch.rand(width)}
+    save_file({**tensors_of(path), **norm}, path / WEIGHTS)
+    found = load_pretrained(str(path))
+    assert torch.equal(found.backbone.trunk.norm.weight, norm["layernorm.weight"])
+    assert f"{path}: config.json has use_mean_pooling=false" in caplog.text
+    with pytest.raises(UserError, match=r"has use_mean_pooling=false.*; copy the folder instead"):
+        export(str(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("modality", ["audio", "image"])
 def test_what_nothing_tells_of_the_input_is_not_guessed_in_silence(
     modality: str, folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
@@ -222,6 +254,9 @@ def test_what_nothing_tells_of_the_input_is_not_guessed_in_silence(
     path = folder(modality)
     load_pretrained(str(path))
     assert "preprocessor_config.json" not in caplog.text
+    (path / "preprocessor_config.json").write_text("{}")
+    load_pretrained(str(path))
+    assert "has no preprocessor_config.json" not in caplog.text
     (path / "preprocessor_config.json").unlink()
     load_pretrained(str(path))
     assert f"{path} has no preprocessor_config.json; its encoder is taken for one of" in caplog.text
@@ -232,6 +267,20 @@ def test_a_tokenizer_that_was_not_saved(folder: Callable[[str], Path]) -> None:
     (path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=rf"MODEL: {path}: there is no tokenizer\.json; save the"):
         load_pretrained(str(path))
+
+
+def test_a_tokenizer_with_more_tokens_than_there_are_rows(folder: Callable[[str], Path]) -> None:
+    """As where one was added and the weights were not resized; texts without it can be used."""
+    path = folder("text")
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    rows = json.loads((path / "config.json").read_text())["vocab_size"]
+    added = {**tokenizer["added_tokens"][-1], "id": rows, "content": "<new>"}
+    edit(path / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], added])
+    found = load_pretrained(str(path))
+    pipeline = found.modality.build_pipeline(found.config)
+    assert len(pipeline.plain("beginning")) > 2
+    with pytest.raises(BadSample, match="no row for"):
+        pipeline.plain("beginning <new>")
 
 
 def test_a_size_may_be_told_twice(folder: Callable[[str], Path], exported: Exported) -> None:

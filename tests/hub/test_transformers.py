@@ -129,7 +129,9 @@ def sample_of(modality: str, found: Pretrained, folder: Path) -> dict[str, bytes
     else:
         exif = Image.Exif()
         exif[ORIENTATION] = 6  # as a phone that was held upright writes it
-        raw.resize(found.config.input.size, Image.Resampling.BICUBIC).save(path, exif=exif)
+        picture = raw.resize(found.config.input.size, Image.Resampling.BICUBIC)
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture.save(path, "PNG", exif=exif)
     return {path.suffix[1:]: path.read_bytes()}
 
 

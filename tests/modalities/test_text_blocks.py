@@ -8,7 +8,7 @@ import pytest
 
 from selfdistill.modalities.text import blocks as text_blocks
 from selfdistill.modalities.text.blocks import Blocks
-from selfdistill.modalities.text.documents import UTF_16, Block, Document
+from selfdistill.modalities.text.documents import UTF_16, UTF_32, Block, Document
 from selfdistill.modalities.text.passages import passages
 from selfdistill.modalities.text.sampling import draw
 from selfdistill.packing.entries import Entry
@@ -84,16 +84,29 @@ def test_a_long_line_of_json_is_skipped(tmp_path: Path) -> None:
     assert ([d.line for d in found], len(skipped)) == ([1], 1)
 
 
-@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("coding", "reason"),
+    [
+        *((coding, UTF_16) for coding in ("utf-16", "utf-16-le", "utf-16-be")),
+        *((coding, UTF_32) for coding in ("utf-32", "utf-32-le", "utf-32-be")),
+    ],
+)
 @pytest.mark.parametrize("ends", ["blank", "line", "file"])
 @pytest.mark.parametrize("text", ["Two lines.\r\nOf text.\r\n", "\u0441\u043b\u043e\u0432\u043e\n"])
-def test_utf_16_is_no_text(coding: str, ends: str, text: str, tmp_path: Path) -> None:
+def test_wide_characters_are_no_text(
+    coding: str, reason: str, ends: str, text: str, tmp_path: Path
+) -> None:
     found, skipped = documents(tmp_path / "a.txt", (text * 9).encode(coding), ends)
     assert not found
-    assert UTF_16 in {reason for _, reason, _ in skipped} <= {UTF_16, "empty text"}
+    assert reason in {found for _, found, _ in skipped} <= {reason, "empty text"}
     rows = f'{{"text": "{text.strip()}"}}\n'.encode(coding)
     found, skipped = documents(tmp_path / "a.jsonl", rows)
-    assert (found, skipped[0][1]) == ([], UTF_16)
+    assert (found, skipped[0][1]) == ([], reason)
+
+
+def test_a_mark_of_the_other_byte_order(tmp_path: Path) -> None:
+    _, skipped = documents(tmp_path / "a.txt", "\ufeffText.\n".encode("utf-32-be"))
+    assert skipped == [("a.txt", UTF_32, "it begins with a byte order mark")]
 
 
 def test_a_few_odd_characters_are_text(tmp_path: Path) -> None:

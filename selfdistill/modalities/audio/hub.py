@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 ARCHITECTURE = "Data2VecAudioModel"
 CONVS = "feature_extractor.conv_layers.{}"
 MASK_VECTOR = "masked_spec_embed"
+MAX_SECONDS = "max_seconds"
+"""In the extractor's file for us alone: transformers keeps it, and crops nothing by itself."""
 
 NAMES = [
     ("encoder.mask_token", MASK_VECTOR),
@@ -77,7 +79,7 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
 
 
 def sections(
-    theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
+    theirs: Mapping[str, Any], processor: Mapping[str, Any] | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"feat_extract_activation": "gelu", "layer_norm_eps": 1e-5})
     require(theirs, {"add_adapter": False})
@@ -104,18 +106,21 @@ def sections(
     }
 
 
-def _input(processor: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    if not processor:
+def _input(processor: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    if processor is None:
         logger.warning(
             "%s has no preprocessor_config.json; its encoder is taken for one of normalised sound "
             "of 16000 Hz",
             folder,
         )
         return {}
-    return {
+    found = {
         "sampling_rate": processor.get("sampling_rate", 16_000),
         "normalize": processor.get("do_normalize", True),
     }
+    if MAX_SECONDS in processor:
+        found["max_seconds"] = processor[MAX_SECONDS]
+    return found
 
 
 def constants(config: RunConfig) -> dict[str, Tensor]:
@@ -132,6 +137,7 @@ def processor_files(config: RunConfig, companions: Path) -> dict[str, str]:
         "padding_side": "right",
         "do_normalize": config.input.normalize,
         "return_attention_mask": True,
+        MAX_SECONDS: config.input.max_seconds,
     }
     return {"preprocessor_config.json": json.dumps(fields, indent=2) + "\n"}
 

@@ -23,7 +23,8 @@ ARCHITECTURE = "Data2VecVisionModel"
 LAYER = "encoder.layer.{}"
 TABLE = "relative_position_bias_table"
 BICUBIC = 3
-PROCESSOR_MEAN = PROCESSOR_STD = [0.5, 0.5, 0.5]
+PROCESSOR_MEAN = PROCESSOR_STD = 0.5
+PROCESSOR_SIZE = 224
 """transformers' own, where a processor's file does not tell."""
 CLASS, MASK = "embeddings.cls_token", "embeddings.mask_token"
 POSITIONS = "embeddings.position_embeddings"
@@ -97,14 +98,20 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
 
 
 def segmentation_layers(depth: int) -> list[int]:
-    """Four of ``depth`` layers, counted from 1; the published ones are 3, 5, 7, 11 of 12."""
+    """Four of ``depth`` layers, counted from 1; the published ones are 3, 5, 7, 11 of 12.
+
+    Of one block only those that there are: the class then refuses it by this field, where four
+    would break it in the middle of its first step.
+    """
+    if depth < 2:
+        return [1, 2]
     if depth < 6:
         return [1, 2, 3, 4]
     return [depth * part // 12 - 1 for part in (4, 6, 8, 12)]
 
 
 def sections(
-    theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
+    theirs: Mapping[str, Any], processor: Mapping[str, Any] | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"num_channels": 3})
     size, patch = (_side(theirs, key) for key in ("image_size", "patch_size"))
@@ -133,9 +140,11 @@ def _side(theirs: Mapping[str, Any], key: str) -> int:
     return sides[0]
 
 
-def _normalisation(processor: Mapping[str, Any], size: int, folder: Path) -> dict[str, list[float]]:
+def _normalisation(
+    processor: Mapping[str, Any] | None, size: int, folder: Path
+) -> dict[str, list[float]]:
     """Our mean and deviation, of pixels from 0 to 1, for what the processor does with its own."""
-    if not processor:
+    if processor is None:
         logger.warning(
             "%s has no preprocessor_config.json; its encoder is taken for one of pixels with "
             "ImageNet's mean and deviation",
@@ -146,10 +155,22 @@ def _normalisation(processor: Mapping[str, Any], size: int, folder: Path) -> dic
     _warn_of_resizing(told, size)
     mean, std = [0.0] * 3, [1.0] * 3
     if told.get("do_normalize", True):
-        mean, std = told.get("image_mean", PROCESSOR_MEAN), told.get("image_std", PROCESSOR_STD)
-    factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1
+        mean = _numbers(told, "image_mean", PROCESSOR_MEAN)
+        std = _numbers(told, "image_std", PROCESSOR_STD)
+    factor = 1.0
+    if told.get("do_rescale", True):
+        factor = _numbers(told, "rescale_factor", 1 / 255)[0]
     highest = 255 * factor  # of their pixels
     return {"mean": [value / highest for value in mean], "std": [value / highest for value in std]}
+
+
+def _numbers(processor: Mapping[str, Any], key: str, default: float) -> list[float]:
+    """Of the three channels; one number is that of all."""
+    told = processor.get(key, default)
+    values = told if isinstance(told, list) else [told] * 3
+    if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+        raise UserError(f"preprocessor_config.json: {key} is {told!r}; expected a number, or three")
+    return values
 
 
 def _warn_of_resizing(processor: Mapping[str, Any], size: int) -> None:
@@ -157,9 +178,9 @@ def _warn_of_resizing(processor: Mapping[str, Any], size: int) -> None:
     other = [
         f"{key}={processor[key]}" for key in ours if processor.get(key, ours[key]) != ours[key]
     ]
-    theirs = processor.get("size", size)
+    theirs = processor.get("size", PROCESSOR_SIZE)
     if theirs not in (size, {"height": size, "width": size}):
-        other.append(f"size={theirs}")
+        other.append(f"size={theirs}" if "size" in processor else f"no size (then it is {theirs})")
     if other:
         logger.warning(
             "preprocessor_config.json has %s, but here images are squashed to %d x %d by bicubic "
@@ -237,10 +258,31 @@ USAGE = """\
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 processor, model = AutoImageProcessor.from_pretrained(path), AutoModel.from_pretrained(path)
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright
-inputs = processor(picture, return_tensors="pt")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGBA")  # upright
+picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+inputs = processor(picture.convert("RGB"), return_tensors="pt")
 outputs = model(**inputs, output_hidden_states=True)
 features = outputs.hidden_states  # depth + 1 of [1, 1 + T, {width}]"""
+
+
+def caution(config: RunConfig) -> str:
+    if config.model.depth > 1:
+        return ""
+    return (
+        "Data2VecVisionForSemanticSegmentation cannot be made of an encoder of one block: it reads "
+        "more layers than that."
+    )
+
+
+def beyond(theirs: Mapping[str, Any]) -> str:
+    if theirs.get("use_mean_pooling", True):
+        return ""
+    return (
+        "config.json has use_mean_pooling=false, so that a norm follows the last block in "
+        "last_hidden_state; features here, and those of what is exported here, are the blocks' "
+        "outputs, its hidden_states"
+    )
+
 
 HUB = HubFormat(
     model_type="data2vec-vision",
@@ -262,4 +304,6 @@ HUB = HubFormat(
     task="image-feature-extraction",
     usage=lambda config: USAGE.format(width=config.model.width),
     read_as={"encoder.positions": {"sincos": "learned"}},
+    caution=caution,
+    beyond=beyond,
 )

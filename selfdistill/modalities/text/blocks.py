@@ -14,7 +14,15 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from selfdistill.errors import BadSample, UserError
-from selfdistill.modalities.text.documents import REMEDY, UTF_16, Block, Ends, Kind, row_size
+from selfdistill.modalities.text.documents import (
+    REMEDY,
+    UTF_16,
+    UTF_32,
+    Block,
+    Ends,
+    Kind,
+    row_size,
+)
 from selfdistill.modalities.text.given import there_are
 from selfdistill.packing.declaration import Skipped
 from selfdistill.packing.entries import Input
@@ -32,7 +40,13 @@ MAX_LINE = 1 << 24
 _ROWS = 256
 _PACKED = 1 << 10
 """Bytes of zstandard that are unpacked at a time; they may hold 32,000 times as many."""
-_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKS = {
+    codecs.BOM_UTF32_LE: UTF_32,  # begins with that of UTF-16
+    codecs.BOM_UTF32_BE: UTF_32,
+    codecs.BOM_UTF16_LE: UTF_16,
+    codecs.BOM_UTF16_BE: UTF_16,
+}
+"""Byte order marks, and what they tell."""
 _BLANK = re.compile(rb"\n[ \t\r\f\v]+\n")
 
 
@@ -104,8 +118,9 @@ class Blocks:
             new = file.read(BLOCK)
             if not new:
                 raise BadSample("empty text")
-            if new.startswith(_UTF_16_MARKS):
-                raise BadSample(UTF_16, "it begins with a byte order mark")
+            for mark, reason in _MARKS.items():
+                if new.startswith(mark):
+                    raise BadSample(reason, "it begins with a byte order mark")
             while new:
                 held += new
                 self.position = before + raw.tell()

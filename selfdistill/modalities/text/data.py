@@ -80,7 +80,13 @@ class TextPipeline(InputPipeline):
         return np.array([BOS_ID, *kept, EOS_ID], dtype=np.int64)
 
     def plain(self, raw: str) -> np.ndarray:
-        return np.array(self.tokenizer.encode(raw, self.max_tokens), dtype=np.int64)
+        ids = self.tokenizer.encode(raw, self.max_tokens)
+        # runs have a row for every token; a folder of transformers may lack those of added tokens
+        if max(ids) >= self.vocab_size:
+            raise BadSample(
+                "a token that the weights have no row for", f"{max(ids)}, of {self.vocab_size} rows"
+            )
+        return np.array(ids, dtype=np.int64)
 
     def is_cropped(self, raw: str) -> bool:
         return self.tokenizer.count(raw) > self.max_tokens

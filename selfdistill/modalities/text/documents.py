@@ -13,8 +13,11 @@ Ends = Literal["blank", "line", "file"]
 """What ends a document of plain text: a blank line, every line, the file."""
 Kind = Literal["blank", "line", "file", "json", "rows"]
 
-UTF_16 = "seems to be UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
-"""A reason."""
+UTF_16, UTF_32 = (
+    f"seems to be {name}; convert it, for example with iconv -f {name} -t UTF-8"
+    for name in ("UTF-16", "UTF-32")
+)
+"""Reasons."""
 REMEDY = "--field names another"
 """Where an entry or a column is not there."""
 
@@ -112,7 +115,9 @@ def _decoded(raw: bytes) -> str:
     inner = raw.strip(_BLANK.encode())
     controls = len(inner) - len(inner.translate(None, _CONTROLS))
     if 3 * controls > len(inner):
-        raise BadSample(UTF_16, f"{controls:,} of {len(inner):,} bytes are control characters")
+        # the upper half of nearly all characters of UTF-32 is zero
+        reason = UTF_32 if 8 * inner.count(b"\0\0") > len(inner) else UTF_16
+        raise BadSample(reason, f"{controls:,} of {len(inner):,} bytes are control characters")
     try:
         return raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ def config_fields(config: RunConfig) -> dict[str, Any]:
 
 
 def sections(
-    theirs: Mapping[str, Any], processor: Mapping[str, Any], folder: Path
+    theirs: Mapping[str, Any], processor: Mapping[str, Any] | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
     require(theirs, {"layer_norm_eps": 1e-5, "pad_token_id": PAD_ID})
     require(theirs, {"position_embedding_type": "absolute"})

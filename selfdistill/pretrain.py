@@ -147,6 +147,8 @@ def _run(
     trainer = Trainer(model, config, accelerator, checkpointer, writer, progress, data)
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
+        # its files are mapped; while they are, removing them gives the disk no space back
+        checkpoint = None
         progress.log(f"resumed from {resumed}")
     if run_dir is not None:
         run_dir.save_config(dump_config(config))

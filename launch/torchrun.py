@@ -4,9 +4,10 @@
         -m selfdistill pretrain CONFIG
 
 on each of two nodes, with its own --node-rank. Takes torchrun's options, and differs from it in
-two things: it exits with the code of the process that failed first, where torchrun exits with 1;
-and it passes SIGTERM, SIGINT and SIGUSR1 on and waits for as long as saving takes, where torchrun
-waits for 30 seconds and exits with 1.
+three things: it exits with the code of the process that failed first, where torchrun exits with 1;
+it passes SIGTERM, SIGINT and SIGUSR1 on and waits for as long as saving takes, where torchrun
+waits for 30 seconds and exits with 1; and with --max-restarts it starts crashed processes again,
+but not those that were asked to stop or would end the same way.
 """
 
 import contextlib
@@ -14,10 +15,13 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 import psutil
 
 PREEMPTED = 75
+FINAL = (2, 3, 4, PREEMPTED)
+"""Exit codes after which there is no use in starting the processes again."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 passed_on: set[int] = set()
@@ -40,8 +44,18 @@ def main() -> int:
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torchrun's; the others are ours
     # imported here, because it takes seconds, in which a signal may come
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher import api
     from torch.distributed.run import main as torchrun
 
+    class Agent(api.LocalElasticAgent):
+        def _monitor_workers(self, worker_group: Any) -> Any:
+            result = super()._monitor_workers(worker_group)
+            codes = {failure.exitcode for failure in result.failures.values()}
+            if codes and (passed_on or not codes.isdisjoint(FINAL)):
+                self._remaining_restarts = 0
+            return result
+
+    api.LocalElasticAgent = Agent
     try:
         torchrun()
     except ChildFailedError as error:

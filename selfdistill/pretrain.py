@@ -150,6 +150,8 @@ def _run(
     trainer = Trainer(model, config, accelerator, checkpointer, writer, progress, data)
     if checkpoint is not None and resumed is not None:
         trainer.restore(checkpoint, resumed)
+        # its files are mapped; while they are, removing them gives the disk no space back
+        checkpoint = None
         progress.log(f"resumed from {resumed}")
     if run_dir is not None:
         run_dir.save_config(dump_config(config))
@@ -209,7 +211,7 @@ def _opened(
 def _apart(of_main: Mapping[str, Any], rank: int, other: Mapping[str, Any]) -> str:
     """What two processes have found, by fingerprints that differ."""
     mine, theirs = ("{samples} samples in {shards} shards".format(**f) for f in (of_main, other))
-    but = "" if mine != theirs else ", of other sizes"
+    but = "" if mine != theirs else ", in another order, or of other names or sizes"
     return (
         f"data.train: the main process finds {mine}, process {rank} {theirs}{but}; give all nodes "
         "the same files under the same names"

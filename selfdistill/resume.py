@@ -37,6 +37,7 @@ _REFUSED = {
     "data.batch_length",
 }
 _TAKEN = {"decoder.input_dropout", "decoder.mask_noise_std"}
+_UNLIKE = ", in another order, or of other names, sizes or lengths"
 
 
 def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
@@ -162,7 +163,7 @@ def check_data(old: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Sourc
             raise UserError(
                 "data.train: holds {samples} samples in {shards} shards".format(**now)
                 + ", but {samples} in {shards} when the checkpoint was made".format(**before)
-                + ("" if before["samples"] != now["samples"] else ", of other sizes or lengths")
+                + ("" if before["samples"] != now["samples"] else _UNLIKE)
                 + "; put back what there was, or start on the new data in another run_dir with "
                 "init_from"
             )

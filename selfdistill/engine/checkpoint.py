@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def _is_there(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     """Remove a checkpoint so that no crash leaves half of it under its own name."""
-    hidden = path.with_name(f".removing-{path.name}")
+    # NFS keeps what somebody still reads, perhaps of one of this name that was removed before
+    names = (path.with_name(f".removing-{path.name}-{number}") for number in count(1))
+    hidden = next(name for name in names if not name.exists())
     os.rename(path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 

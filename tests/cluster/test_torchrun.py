@@ -10,8 +10,8 @@ from held import HERE, LAUNCH, status, until
 Popen = subprocess.Popen
 
 
-def start(how: str, folder: Path, environment: dict[str, str]) -> "Popen[str]":
-    options = ["--standalone", "--nproc-per-node=2", HERE / "exits.py", how, folder]
+def start(how: str, folder: Path, environment: dict[str, str], *words: str) -> "Popen[str]":
+    options = ["--standalone", "--nproc-per-node=2", *words, HERE / "exits.py", how, folder]
     command = ["python", LAUNCH / "torchrun.py", *options]
     return Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -25,14 +25,29 @@ def test_first_failure(how: str, code: int, at_python: dict[str, str], tmp_path:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("how", "starts"), [("killed", 2), ("1", 2), ("3", 1), ("75", 1)])
+def test_only_crashes_are_started_again(
+    how: str, starts: int, at_python: dict[str, str], tmp_path: Path
+) -> None:
+    launcher = start(how, tmp_path, at_python, "--max-restarts=1")
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == (128 + signal.SIGKILL if how == "killed" else int(how)), said
+    assert len(list(tmp_path.glob("1-*"))) == starts
+
+
+@pytest.mark.parametrize("words", [(), ("--max-restarts=2",)])
 @pytest.mark.parametrize("how", ["saves", "sleeps"])
-def test_asked_to_stop(how: str, at_python: dict[str, str], tmp_path: Path) -> None:
-    """Both what has something to save and what does not is to be run again."""
-    launcher = start(how, tmp_path, at_python)
+def test_asked_to_stop(
+    how: str, words: tuple[str, ...], at_python: dict[str, str], tmp_path: Path
+) -> None:
+    """Both what has something to save and what does not is to be run again, but not by the
+    launcher, which was asked to end, too."""
+    launcher = start(how, tmp_path, at_python, *words)
     until(lambda: len(list(tmp_path.iterdir())) == 2, "both processes have started")
     launcher.send_signal(signal.SIGTERM)
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == 75, said
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_before_there_are_processes(at_python: dict[str, str], tmp_path: Path) -> None:

@@ -59,6 +59,26 @@ def test_what_was_just_saved_is_never_the_one_removed(saver: Checkpointer) -> No
     assert [int(p.name[5:]) for p in saver.complete()] == [2, 3, 6, 8]
 
 
+def test_one_that_is_read_by_others_is_removed_again_and_again(
+    saver: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that somebody has open stays in its folder on NFS, under another name."""
+
+    def remove(path: Path, ignore_errors: bool = False) -> None:
+        if (path / "state.json").exists():
+            (path / "state.json").rename(path / ".nfs0001")
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    kept = saver.save(example(1))
+    for _ in range(3):
+        saver.save(example(2))
+        saver.remove_after(1)
+        assert saver.complete() == [kept]
+    monkeypatch.undo()
+    saver.clear()
+    assert [*saver.folder.iterdir()] == [kept]
+
+
 def test_keep_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint\.keep: 0"):
         Checkpointer(tmp_path, keep=0)

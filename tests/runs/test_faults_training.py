@@ -108,6 +108,11 @@ def test_shards_that_come_and_go(config: Config, here: Pretrain, tmp_path: Path)
     assert "data.train: holds 48 samples in 3 shards, but 32 in 2 when the" in grown.stderr
     assert "start on the new data in another run_dir with init_from" in grown.stderr
 
+    turned = f"data.train={json.dumps([str(path) for path in reversed(paths[:2])])}"
+    other_order = here(*words, turned, "train.steps=9")
+    assert other_order.code == 2
+    assert "but 32 in 2 when the checkpoint was made, in another order, or" in other_order.stderr
+
     paths[1].rename(tmp_path / "away.tar")
     missing = here(*words, named, "train.steps=9")
     assert missing.code == 2

@@ -16,6 +16,7 @@ from launching import Ended, Running, checkpoint, rows, weights
 from modality_cases import MODALITIES
 from tiny import JOINT, STEPS, samples, write_shard, write_task
 
+from selfdistill.engine.saving import Saver
 from selfdistill.engine.signals import SAME_SIGNAL_SECONDS
 
 KILLS = int(os.environ.get("SELFDISTILL_KILLS", "1"))
@@ -232,6 +233,26 @@ def test_finished_run_trains_nothing(config: Config, pretrain: Pretrain, used: P
     assert "step 60/" not in ended.stderr
     assert (weights(used, STEPS), (used / "metrics.jsonl").read_bytes()) == before
     assert sorted(used.rglob("*")) == files
+
+
+def _tell_open_checkpoints() -> None:
+    """Have a run say at its end which files of checkpoints it still holds."""
+    finish = Saver.finish
+
+    def told(self: Saver) -> None:
+        finish(self)
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        print("held:", [line for line in maps if "/checkpoints/" in line])
+
+    Saver.finish = told  # type: ignore[method-assign]
+
+
+def test_what_it_went_on_from_is_let_go(config: Config, pretrain: Pretrain, used: Path) -> None:
+    """Or its space on the disk would be taken until the end of the run."""
+    ended = pretrain(config(), f"train.steps={STEPS + 2}", setup=_tell_open_checkpoints)
+    assert ended.code == 0, ended.stderr
+    assert "resumed from" in ended.stderr
+    assert "held: []" in ended.stdout
 
 
 def test_finished_run_prints_its_table_again(

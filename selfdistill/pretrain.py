@@ -22,7 +22,7 @@ from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.processes import are_several, waiting_told
 from selfdistill.engine.run_dir import RunDir
-from selfdistill.engine.together import on_all
+from selfdistill.engine.together import on_all, read_on_all
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import UserError, errors_of
 from selfdistill.evaluation import Evaluation
@@ -36,7 +36,6 @@ from selfdistill.resume import (
     check_config,
     check_data,
     is_of_another_run,
-    read_on_all,
 )
 from selfdistill.run_data import batch_sizes, open_source
 

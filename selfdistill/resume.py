@@ -12,7 +12,7 @@ from selfdistill.config import RunConfig
 from selfdistill.config_file import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint, read_state
+from selfdistill.engine.checkpoint_files import read_state
 from selfdistill.engine.together import on_all
 from selfdistill.errors import UserError, errors_of
 from selfdistill.pretrained import run_folder
@@ -92,24 +92,6 @@ def agreed_checkpoint(
     path: Path | None
     (path,) = broadcast_object_list([found])
     return path
-
-
-def read_on_all(path: Path, accelerator: Accelerator) -> Checkpoint:
-    """What all processes read of the checkpoint that they go on from.
-
-    Raises:
-        UserError: on all processes, where one of them cannot.
-    """
-
-    def read() -> Checkpoint:
-        if not path.exists():
-            raise UserError(
-                f"run_dir: the main process goes on from {path}, which process "
-                f"{accelerator.process_index} does not find; give all nodes the same folder"
-            )
-        return read_checkpoint(path)
-
-    return on_all(accelerator, read)
 
 
 def is_of_another_run(checkpoint: Path, config: RunConfig) -> bool:

@@ -13,10 +13,11 @@ from torch import Tensor
 from selfdistill.config import RunConfig
 from selfdistill.data.ledger import MicroBatch
 from selfdistill.data.steps import data_step
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.metrics import MetricsWriter, Progress
 from selfdistill.engine.step_guard import StepGuard
 from selfdistill.engine.step_judge import StepJudge
+from selfdistill.engine.together import read_on_all
 from selfdistill.errors import HealthError
 from selfdistill.objective.data2vec import StepOutput
 
@@ -119,11 +120,13 @@ class Recovery:
 
         Raises:
             HealthError: there is none, or going back to it was in vain before.
+            UserError: a process cannot read it.
         """
         in_a_row, most = len(self.guard.in_a_row), self.guard.config.max_rollbacks
+        is_there = self.good is not None and self.good.is_dir()
         path: Path | None
-        (path,) = broadcast_object_list([self.good])
-        checkpoint = read_checkpoint(path) if path is not None and path.is_dir() else None
+        (path,) = broadcast_object_list([self.good if is_there else None])
+        checkpoint = None if path is None else read_on_all(path, self.accelerator)
         if path is None or checkpoint is None or not self.guard.may_go_back_to(checkpoint.step):
             again = f"the run went back to {path} {most} times before (train.max_rollbacks)"
             why = again if checkpoint else "there is no good checkpoint to go back to"

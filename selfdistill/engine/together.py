@@ -1,6 +1,7 @@
 """Work that all processes of a run share: a signal or an error on one of them ends it on all."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.engine.signals import StopSignal
-from selfdistill.errors import SelfdistillError
+from selfdistill.errors import SelfdistillError, UserError
 
 T = TypeVar("T")
 
@@ -114,3 +116,21 @@ def on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
     found = Together(accelerator, StopSignal()).run(work)
     assert found is not None, "it listens to no signal"
     return found[0]
+
+
+def read_on_all(path: Path, accelerator: Accelerator) -> Checkpoint:
+    """What all processes read of the checkpoint that they go on from.
+
+    Raises:
+        UserError: on all processes, where one of them cannot.
+    """
+
+    def read() -> Checkpoint:
+        if not path.exists():
+            raise UserError(
+                f"run_dir: the main process goes on from {path}, which process "
+                f"{accelerator.process_index} does not find; give all nodes the same folder"
+            )
+        return read_checkpoint(path)
+
+    return on_all(accelerator, read)

@@ -1,4 +1,4 @@
-"""Tells a run whose threads wait for cores that other programs hold."""
+"""Tells a run whose threads wait for cores that others hold: programs, or its data workers."""
 
 import time
 from contextlib import suppress
@@ -38,8 +38,8 @@ class Contention:
             return []
         self._watches = False
         return [
-            f"other programs keep this machine busy: {share:.0%} of the time there was no core for "
-            f"the run, whose {torch.get_num_threads()} threads wait for each other; "
+            f"the cores of this machine are busy: {share:.0%} of the time there was none for the "
+            f"run's main thread, and its {torch.get_num_threads()} threads wait for each other; "
             "OMP_NUM_THREADS=1 is likely to be much faster"
         ]
 

@@ -41,7 +41,7 @@ def test_a_busy_machine_is_told_of_once(clock: Clock) -> None:
     assert watched.signs() == []
     clock.advance(10, without=6)  # what was before does not count
     (said,) = watched.signs()
-    assert "60% of the time there was no core for the run, whose 2 threads" in said
+    assert "60% of the time there was none for the run's main thread, and its 2 threads" in said
     assert "OMP_NUM_THREADS=1" in said
     clock.advance(10, without=9)
     assert watched.signs() == []

@@ -21,7 +21,7 @@ ARCHITECTURE = "Data2VecAudioModel"
 CONVS = "feature_extractor.conv_layers.{}"
 MASK_VECTOR = "masked_spec_embed"
 MAX_SECONDS = "max_seconds"
-"""In the extractor's file for us alone: transformers keeps it, and crops nothing by itself."""
+"""Our key of it in the extractor's file, for us alone: transformers keeps it, and crops nothing."""
 
 NAMES = [
     ("encoder.mask_token", MASK_VECTOR),
@@ -119,7 +119,7 @@ def _input(processor: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
         "normalize": processor.get("do_normalize", True),
     }
     if MAX_SECONDS in processor:
-        found["max_seconds"] = processor[MAX_SECONDS]
+        found[MAX_SECONDS] = processor[MAX_SECONDS]
     return found
 
 

@@ -23,7 +23,7 @@ from selfdistill.modalities.text.documents import (
     Kind,
     row_size,
 )
-from selfdistill.modalities.text.given import there_are
+from selfdistill.modalities.text.values import there_are
 from selfdistill.packing.declaration import Skipped
 from selfdistill.packing.entries import Input
 from selfdistill.packing.inputs import Inputs

@@ -14,7 +14,6 @@ from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import clone_keys, random_tokens, span_masks
-from selfdistill.modalities.text.given import as_text, entry
 from selfdistill.modalities.text.sampling import SAMPLED_BYTES
 from selfdistill.modalities.text.sentencepiece_json import collapse
 from selfdistill.modalities.text.tokenizer import (
@@ -28,6 +27,7 @@ from selfdistill.modalities.text.tokenizer import (
     read_tokenizer,
 )
 from selfdistill.modalities.text.training import train_tokenizer
+from selfdistill.modalities.text.values import as_text, entry
 from selfdistill.types import Batch, Masks
 
 EXTENSIONS = ("txt", "json")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selfdistill.errors import BadSample
-from selfdistill.modalities.text.given import as_text, entry
+from selfdistill.modalities.text.values import as_text, entry
 from selfdistill.packing.declaration import Skipped
 
 Ends = Literal["blank", "line", "file"]

@@ -138,7 +138,7 @@ class Batch:
 
     Attributes:
         inputs: [B, ...] as the modality's feature encoder takes them, such as audio float32 [B, L],
-            images float32 [B, 3, height, width], text int64 [B, T].
+            images uint8 [B, 3, height, width], text int64 [B, T].
         lengths: int64 [B], how many of each row along the second axis of ``inputs`` are valid; None
             where none is padded.
         masks: at token resolution; None when features are only read out.

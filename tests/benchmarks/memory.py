@@ -61,18 +61,15 @@ class Peak(TorchDispatchMode):
 def batch_of(config: RunConfig, size: int) -> Batch:
     """Noise with masks."""
     rng = np.random.default_rng(0)
-    shapes = {
-        "image": lambda: (3, *config.input.size),
-        "audio": lambda: (int(config.input.max_seconds * config.input.sampling_rate),),
-        "text": lambda: (config.input.max_tokens,),
-    }
-    shape = shapes[config.modality]()
     if config.modality == "text":
-        examples = [rng.integers(5, config.encoder.vocab_size, shape) for _ in range(size)]
+        examples = rng.integers(5, config.encoder.vocab_size, (size, config.input.max_tokens))
+    elif config.modality == "image":
+        examples = rng.integers(256, size=(size, 3, *config.input.size), dtype=np.uint8)
     else:
-        examples = [rng.standard_normal(shape, dtype=np.float32) for _ in range(size)]
+        length = int(config.input.max_seconds * config.input.sampling_rate)
+        examples = rng.standard_normal((size, length), dtype=np.float32)
     pipeline = load_modality(config.modality).build_pipeline(config)
-    return pipeline.collate(examples, row_keys(config.seed, np.arange(size)))
+    return pipeline.collate(list(examples), row_keys(config.seed, np.arange(size)))
 
 
 def peak(config: RunConfig, batch_size: int) -> tuple[float, float]:

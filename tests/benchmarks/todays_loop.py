@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.image.pixels import normalised
 from selfdistill.types import Batch
 
 
@@ -39,6 +40,9 @@ class TodaysLoop:
         assert batch.masks is not None
         self.config, self.device = config, device
         self.inputs, self.masked = batch.inputs, batch.masks.masked
+        if config.modality == "image":  # what their processors give
+            mean, std = torch.tensor(config.input.mean), torch.tensor(config.input.std)
+            self.inputs = normalised(self.inputs, mean.to(device), std.to(device))
         self.num_masks = len(self.masked) // len(self.inputs)
         self.prefix = 1 if config.modality == "image" else 0  # the class token
         self.student = _model(config, attention).train().to(device)

@@ -14,6 +14,7 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.hub.writer import hub_tensors, texts_of, write_folder
 from selfdistill.modalities.backbone import build_backbone
 from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.image.pixels import normalised
 from selfdistill.modalities.text.tokenizer import PAD_ID
 from selfdistill.pretrained import Pretrained
 from selfdistill.types import Batch
@@ -41,10 +42,16 @@ def collate(found: Pretrained, rows: list[np.ndarray]) -> Batch:
     return found.modality.build_pipeline(found.config).collate(rows, None)
 
 
-def arguments(modality: str, batch: Batch, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def arguments(
+    config: RunConfig, batch: Batch, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """What transformers' model takes for a batch of ours."""
-    inputs = batch.inputs.to(dtype) if batch.inputs.is_floating_point() else batch.inputs
-    given = {INPUT[modality]: inputs}
+    modality, inputs = config.modality, batch.inputs
+    if modality == "image":
+        exact = torch.promote_types(dtype, torch.float32)
+        mean, std = (torch.tensor(v).to(exact) for v in (config.input.mean, config.input.std))
+        inputs = normalised(inputs, mean, std)
+    given = {INPUT[modality]: inputs.to(dtype) if inputs.is_floating_point() else inputs}
     if batch.lengths is not None and modality == "text":
         given["attention_mask"] = (batch.inputs != PAD_ID).long()
     elif batch.lengths is not None:

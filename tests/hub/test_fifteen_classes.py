@@ -215,7 +215,7 @@ def test_learns(
     found, task = ours(modality), TASKS[name](folder)
     batch = unpadded(found)
     encoder = getattr(transformers, name).from_pretrained(folder, **task.head).base_model.eval()
-    theirs = hidden_states(encoder, modality, **arguments(modality, batch))
+    theirs = hidden_states(encoder, modality, **arguments(found.config, batch))
     mine, _ = found.backbone.hidden_states(batch.inputs)
     result = fine_tuned(name)
     before, after = result.losses[0], float(np.mean(result.losses[-3:]))
@@ -252,6 +252,6 @@ def test_what_was_fine_tuned_is_read(
     found = load_pretrained(str(tmp_path))
     batch = unpadded(found)
     model = AutoModel.from_pretrained(tmp_path, **encoder)
-    theirs = hidden_states(model, modality, **arguments(modality, batch))
+    theirs = hidden_states(model, modality, **arguments(found.config, batch))
     mine, _ = found.backbone.hidden_states(batch.inputs)
     assert relative_difference(mine, theirs) < 1e-5

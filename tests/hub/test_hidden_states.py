@@ -65,9 +65,9 @@ def assert_same(found: Pretrained, folder: Path, attention: str = "eager") -> No
     for dtype, bound in ((torch.float32, CLOSE), (torch.float64, SAME)):
         model, backbone = load(folder, attention).to(dtype), copy.deepcopy(found.backbone).to(dtype)
         for name, batch in batches.items():
-            inputs = batch.inputs if modality == "text" else batch.inputs.to(dtype)
+            inputs = batch.inputs.to(dtype) if modality == "audio" else batch.inputs
             mine, padding = backbone.hidden_states(inputs, batch.lengths)
-            theirs = hidden_states(model, modality, **arguments(modality, batch, dtype))
+            theirs = hidden_states(model, modality, **arguments(found.config, batch, dtype))
             assert len(mine) == found.config.model.depth + 1
             off = relative_difference(mine, theirs, padding)
             assert off < bound, f"{name} in {dtype}: {off}"
@@ -87,9 +87,10 @@ def test_of_its_teacher(modality: str, run: Run, ours: Ours, tmp_path: Path) -> 
     words = ["export", str(run(modality)), "--weights", "teacher", "--out", str(folder)]
     assert main(words) == 0
     assert_same(load_pretrained(str(run(modality)), "teacher"), folder)
-    batch = unpadded(ours(modality))["one" if modality == "image" else "row 0"]
-    student, _ = ours(modality).backbone.hidden_states(batch.inputs)
-    theirs = hidden_states(load(folder), modality, **arguments(modality, batch))
+    found = ours(modality)
+    batch = unpadded(found)["one" if modality == "image" else "row 0"]
+    student, _ = found.backbone.hidden_states(batch.inputs)
+    theirs = hidden_states(load(folder), modality, **arguments(found.config, batch))
     assert relative_difference(student, theirs) > 100 * CLOSE
 
 
@@ -132,7 +133,7 @@ def test_with_a_mask(modality: str, exported: Run, ours: Ours) -> None:
     with torch.no_grad():
         tokens = backbone.encoder.fill(local, Masks.from_bool(masked))
         mine = [output.x for output in backbone.layers(tokens)]
-    given = arguments(modality, batch)
+    given = arguments(found.config, batch)
     if modality == "text":
         given["input_ids"] = given["input_ids"].masked_fill(masked, found.config.encoder.mask_id)
     else:
@@ -155,7 +156,7 @@ def test_frames_that_a_student_does_not_see_are_zero(
         masked = torch.arange(local.x.shape[1]).expand(len(local.x), -1) % 3 == 1
         mine = encoder.enter(encoder.keep(local, Masks.from_bool(masked))).x
         plain = encoder.contextualise(local).x[~masked].view_as(mine)
-    given = arguments("audio", batch) | {"mask_time_indices": masked}
+    given = arguments(found.config, batch) | {"mask_time_indices": masked}
     theirs = hidden_states(load(tmp_path / "model"), "audio", **given)[0]
     theirs = theirs[~masked].view_as(mine)
     assert relative_difference([mine], [theirs]) < CLOSE
@@ -174,7 +175,7 @@ def test_a_class_token_with_a_position_of_its_own(
     moved = load_pretrained(str(tmp_path / "moved"))
     batch = unpadded(found)["five"]
     mine, _ = moved.backbone.hidden_states(batch.inputs)
-    theirs = hidden_states(model, "image", **arguments("image", batch))
+    theirs = hidden_states(model, "image", **arguments(found.config, batch))
     assert relative_difference(mine, theirs) < CLOSE
     before, _ = found.backbone.hidden_states(batch.inputs)
     assert relative_difference(before, theirs) > 100 * CLOSE
@@ -185,7 +186,7 @@ def test_in_bfloat16(modality: str, exported: Run, ours: Ours) -> None:
     assert model.dtype == torch.bfloat16
     for batch in unpadded(found).values():
         mine, _ = found.backbone.hidden_states(batch.inputs)
-        theirs = hidden_states(model, modality, **arguments(modality, batch, torch.bfloat16))
+        theirs = hidden_states(model, modality, **arguments(found.config, batch, torch.bfloat16))
         assert all(state.isfinite().all() for state in theirs)
         assert relative_difference(mine, theirs) < ROUGH
 
@@ -223,7 +224,9 @@ def test_with_leaking_positions_padded_sound_is_as_padded_in_transformers(
         folders[leaks] = tmp_path / str(leaks)
         found[leaks] = drawn(config, run("audio"), folders[leaks])
     batch = padded(found[True])
-    theirs = hidden_states(load(folders[True], attention), "audio", **arguments("audio", batch))
+    theirs = hidden_states(
+        load(folders[True], attention), "audio", **arguments(found[True].config, batch)
+    )
     mine, padding = found[True].backbone.hidden_states(batch.inputs, batch.lengths)
     assert relative_difference(mine, theirs, padding) < CLOSE
     tight, _ = found[False].backbone.hidden_states(batch.inputs, batch.lengths)

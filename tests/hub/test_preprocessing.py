@@ -29,6 +29,8 @@ from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder
 from selfdistill.hub.writer import config_json
 from selfdistill.modalities.base import load_modality
+from selfdistill.modalities.image.data import ImagePipeline
+from selfdistill.modalities.image.pixels import normalised
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -51,6 +53,13 @@ def written(config: RunConfig, folder: Path) -> tuple[InputPipeline, Path]:
     for name, text in modality.hub.processor(config, folder).items():
         (folder / name).write_text(text, encoding="utf-8")
     return modality.build_pipeline(config), folder
+
+
+def pixel_values(pipeline: InputPipeline, data: bytes) -> np.ndarray:
+    """float32 [3, height, width] of a PNG file, as the encoder takes them."""
+    assert isinstance(pipeline, ImagePipeline)
+    example = torch.from_numpy(pipeline.plain(pipeline.decode({"png": data})))
+    return normalised(example, pipeline.mean, pipeline.std).numpy()
 
 
 def wav(waveform: np.ndarray, rate: int = RATE) -> bytes:
@@ -89,7 +98,7 @@ def test_sound(normalize: bool, tiny_config: Make, tmp_path: Path) -> None:
         assert inputs["attention_mask"].all()
         examples.append(ours)
         raws.append(raw)
-    batch = arguments("audio", pipeline.collate(examples, None))
+    batch = arguments(config, pipeline.collate(examples, None))
     theirs = extractor(raws, sampling_rate=rate, padding=True, return_tensors="pt")
     assert theirs.keys() == batch.keys()
     assert torch.equal(theirs["attention_mask"], batch["attention_mask"])
@@ -219,7 +228,7 @@ def off(
     for name, data in pictures(size).items():
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         theirs = processor(picture, return_tensors="pt")["pixel_values"]
-        ours = pipeline.plain(pipeline.decode({"png": data}))
+        ours = pixel_values(pipeline, data)
         assert theirs.shape == (1, *ours.shape)
         found[name] = np.abs(theirs[0].numpy() - ours)
     return found
@@ -264,7 +273,7 @@ def test_pixels_are_those_of_the_processor(
     processor = AutoImageProcessor.from_pretrained(folder, **BACKENDS["pil"])
     data = pictures((48, 48))["noise"]
     theirs = processor(Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
-    ours = pipeline.plain(pipeline.decode({"png": data}))
+    ours = pixel_values(pipeline, data)
     assert np.abs(theirs - ours).max() < CLOSE * max(1, np.abs(theirs).max())
     assert not caplog.records
 
@@ -301,7 +310,7 @@ def test_an_empty_file_of_a_processor(
     size = {"height": side, "width": side}
     theirs = processor(picture, size=size, do_center_crop=False, return_tensors="np")
     pipeline = modality.build_pipeline(found)
-    ours = pipeline.plain(pipeline.decode({"png": data}))
+    ours = pixel_values(pipeline, data)
     assert np.abs(theirs["pixel_values"][0] - ours).max() < CLOSE
 
 

@@ -17,6 +17,7 @@ from selfdistill.errors import BadSample, UserError
 from selfdistill.masking import row_keys
 from selfdistill.modalities.image.data import ImagePipeline
 from selfdistill.modalities.image.encoder import ImageEncoder, sincos
+from selfdistill.modalities.image.pixels import normalised
 from selfdistill.types import Masks, Tokens
 
 Make = Callable[..., RunConfig]
@@ -222,22 +223,33 @@ def test_augmentation_depends_on_its_generator_only(pipeline: ImagePipeline) -> 
     assert torch.equal(states[1], torch.get_rng_state())
 
 
-def test_examples_are_normalised_pixels(tiny_config: Make) -> None:
-    config = tiny_config("image", input={"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0]})
-    pipeline = ImagePipeline(config)
-    white = Image.new("RGB", (64, 64), "white")
-    for example in (pipeline.plain(white), pipeline.augment(white, np.random.default_rng(0))):
+def test_examples_are_pixels_of_8_bits(pipeline: ImagePipeline) -> None:
+    image = picture()
+    for example in (pipeline.plain(image), pipeline.augment(image, np.random.default_rng(0))):
         assert example.shape == (3, 24, 32)
-        assert example.dtype == np.float32
-    plain = pipeline.plain(white)
-    assert plain.reshape(3, -1).mean(1) == pytest.approx([1.0, 3.0, 1.0])
-    assert plain.std() == pytest.approx(plain[:, 0, 0].std(), abs=1e-5)
+        assert example.dtype == np.uint8
+    white = pipeline.plain(Image.new("RGB", (64, 64), "white"))
+    assert (white == 255).all()
+    assert pipeline.collate([white, white], None).inputs.dtype == torch.uint8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_encoder_normalises_pixels_of_8_bits(dtype: torch.dtype, tiny_config: Make) -> None:
+    config = tiny_config("image", input={"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 2.0]})
+    encoder = build_encoder(config).to(dtype)
+    pixels = torch.randint(0, 256, (2, 3, 24, 32), dtype=torch.uint8)
+    before, unit = pixels.clone(), pixels.to(dtype) / 255
+    channels = [(unit[:, 0] - 0.5) / 0.5, (unit[:, 1] - 0.25) / 0.25, unit[:, 2] / 2]
+    expected = encoder.embed(torch.stack(channels, dim=1), None).x
+    assert torch.equal(encoder.embed(pixels, None).x, expected)
+    assert torch.equal(pixels, before)
 
 
 def test_masks_have_their_count_and_come_from_their_keys(tiny_config: Make) -> None:
     config = tiny_config("image", input={"size": [112, 112]}, mask={"num_patches": 90})
     pipeline = ImagePipeline(config)
-    examples, keys = [np.zeros((3, 112, 112), dtype=np.float32)] * 32, row_keys(0, np.arange(32))
+    examples, keys = [np.zeros((3, 112, 112), dtype=np.uint8)] * 32, row_keys(0, np.arange(32))
     batch = pipeline.collate(examples, keys, [str(i) for i in range(32)])
     assert batch.masks is not None
     counts = batch.masks.masked.sum(1)
@@ -257,7 +269,8 @@ def test_masks_have_their_count_and_come_from_their_keys(tiny_config: Make) -> N
 
 def test_the_baseline_is_the_pixels(pipeline: ImagePipeline) -> None:
     example = pipeline.plain(picture())
-    assert np.array_equal(pipeline.baseline(example), example.ravel())
+    values = normalised(torch.from_numpy(example), pipeline.mean, pipeline.std)
+    assert np.array_equal(pipeline.baseline(example), values.numpy().ravel())
 
 
 def build_encoder(config: RunConfig) -> ImageEncoder:
@@ -375,7 +388,7 @@ def test_each_sample_has_several_masks(
     mask: dict[str, Any], masked: int | None, count: int, tiny_config: Make
 ) -> None:
     """The first of them is that of a run with one."""
-    examples, keys = [np.zeros((3, 112, 112), dtype=np.float32)] * 5, row_keys(0, np.arange(5))
+    examples, keys = [np.zeros((3, 112, 112), dtype=np.uint8)] * 5, row_keys(0, np.arange(5))
     found = []
     for num_masks in (count, 1):
         given = {**mask, "num_masks": num_masks}

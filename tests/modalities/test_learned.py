@@ -80,8 +80,8 @@ def test_a_sheet_has_its_lines_above_the_area() -> None:
 def test_image_grid_and_the_patch_of_the_contrast(tiny_config: Config) -> None:
     config = tiny_config("image")  # 24 x 32 pixels, patches of 8: a grid of 3 x 4
     picture = ImageFeatures(config)
-    example = np.zeros((3, 24, 32), dtype=np.float32)
-    example[:, 17:23, 1:7] = 2.0  # in the patch in row 2, column 0
+    example = np.zeros((3, 24, 32), dtype=np.uint8)
+    example[:, 17:23, 1:7] = 200  # in the patch in row 2, column 0
     trained = np.random.default_rng(0).normal(size=(12, 8))
     trained[[8, 3]] = 10 * np.ones(8)  # alike: the chosen one and the one at the upper right
     drawn = picture.draw([look(n, example, trained) for n in range(2)], ORIGIN)
@@ -102,7 +102,7 @@ def test_image_grid_and_the_patch_of_the_contrast(tiny_config: Config) -> None:
 
 
 def test_a_plain_image_has_its_middle(tiny_config: Config) -> None:
-    flat = look(0, np.zeros((3, 24, 32), dtype=np.float32), np.eye(12))
+    flat = look(0, np.zeros((3, 24, 32), dtype=np.uint8), np.eye(12))
     assert ImageFeatures(tiny_config("image"))._chosen(flat) == 1 * 4 + 2
 
 

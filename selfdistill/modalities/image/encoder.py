@@ -14,17 +14,23 @@ from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.base import FeatureEncoder
+from selfdistill.modalities.image.pixels import normalised
 from selfdistill.models.dropout import Dropout
 from selfdistill.models.initialise import beit_, beit_tensor_
 from selfdistill.types import Tokens, after_prefix
 
 
 class ImageEncoder(FeatureEncoder):
-    """Pixels [B, 3, height, width] to class tokens and patches, row by row."""
+    """Pixels [B, 3, height, width] to class tokens and patches, row by row.
+
+    Pixels are uint8, or float and normalised already.
+    """
 
     class_token: nn.Parameter
     mask_token: nn.Parameter
     grid: tuple[int, int]
+    mean: Tensor
+    std: Tensor
     positions: Tensor | None
     relative_bias: nn.Module | None
 
@@ -32,6 +38,8 @@ class ImageEncoder(FeatureEncoder):
         super().__init__()
         encoder, model = config.encoder, config.model
         self.num_prefix_tokens = encoder.num_extra_tokens
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(config.input, name)), False)
         self.local = PatchEmbed(tuple(config.input.size), encoder.patch_size, 3, model.width)
         height, width = self.grid = self.local.grid_size
         tokens = []
@@ -76,7 +84,10 @@ class ImageEncoder(FeatureEncoder):
         return self.mask_token
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
-        return Tokens(self.local(inputs))
+        pixels = inputs
+        if inputs.dtype == torch.uint8:
+            pixels = normalised(inputs, self.mean, self.std)
+        return Tokens(self.local(pixels))
 
     def locate(self, tokens: Tokens) -> Tokens:
         if self.positions is None:

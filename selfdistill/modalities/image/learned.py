@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from selfdistill.config import RunConfig
+from selfdistill.modalities.image.pixels import STEPS
 from selfdistill.modalities.learned import (
     ALIKE,
     BAR,
@@ -32,7 +33,6 @@ class ImageFeatures(FeaturePicture):
     samples = 64
 
     def __init__(self, config: RunConfig) -> None:
-        self._mean, self._std = np.array(config.input.mean), np.array(config.input.std)
         patch = config.encoder.patch_size
         self._grid = config.input.size[0] // patch, config.input.size[1] // patch
 
@@ -75,7 +75,7 @@ class ImageFeatures(FeaturePicture):
 
     def _pixels(self, look: Look) -> np.ndarray:
         """float [height, width, 3] from 0 to 1."""
-        pixels: np.ndarray = (look.example.transpose(1, 2, 0) * self._std + self._mean).clip(0, 1)
+        pixels: np.ndarray = look.example.transpose(1, 2, 0) / STEPS
         return pixels
 
     def _chosen(self, look: Look) -> int:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.image.data import ImagePipeline
+from selfdistill.modalities.image.pixels import STEPS
 from selfdistill.modalities.picture import MASKED, Area, SamplePicture, Shown
 
 LARGEST = 512
@@ -21,7 +22,6 @@ class ImagePicture(SamplePicture):
 
     def __init__(self, config: RunConfig) -> None:
         self.pipeline: ImagePipeline = ImagePipeline(config)
-        self._input = config.input
 
     def decode(self, members: Mapping[str, bytes]) -> Image.Image:
         return self.pipeline.decode(members)
@@ -38,9 +38,8 @@ class ImagePicture(SamplePicture):
         if shown.masked is None:
             small = shown.value.copy()
             small.thumbnail((LARGEST, LARGEST))
-            return np.asarray(small) / 255
-        mean, std = np.array(self._input.mean), np.array(self._input.std)
-        return (shown.value.transpose(1, 2, 0) * std + mean).clip(0, 1)
+            return np.asarray(small) / STEPS
+        return shown.value.transpose(1, 2, 0) / STEPS
 
     def draw(self, area: Area, shown: Shown) -> None:
         pixels = self._pixels(shown)

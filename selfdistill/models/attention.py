@@ -40,7 +40,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
         dropout: chance of a weight to be left out.
     """
     if k.requires_grad and k.element_size() < 4:
-        k = _centred(k)
+        k = _centred(k, mask)
     if _unfused(q, mask, dropout):
         # every tile would copy what is not contiguous, in each of the products it is in
         q, k, v = (x.contiguous() for x in (q, k, v))
@@ -49,8 +49,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
-def _centred(k: Tensor) -> Tensor:
-    """Keys without their mean over the tokens.
+def _centred(k: Tensor, mask: Tensor | None) -> Tensor:
+    """Keys without their mean over the tokens that are no padding.
 
     It moves all logits of a query alike, so that softmax does not see it. The gradient of a query's
     logits adds up to 0, times the mean, too; but rounded in half precision it does not, and where
@@ -59,7 +59,13 @@ def _centred(k: Tensor) -> Tensor:
 
     Source: SageAttention (arXiv 2410.02367), there for the logits of keys in 8 bits.
     """
-    return k - k.detach().mean(2, keepdim=True)
+    fixed = k.detach()
+    if mask is None:
+        return k - fixed.mean(2, keepdim=True)
+    # padding is the same to all heads and queries
+    counts = mask[:, :1, :1] if mask.dtype == torch.bool else mask[:, :1, :1] > LEAST
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    return k - share.to(k.dtype) @ fixed
 
 
 def _unfused(q: Tensor, mask: Tensor | None, dropout: float) -> bool:

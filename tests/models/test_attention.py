@@ -155,23 +155,30 @@ def test_half_precision_is_about_as_exact_as_the_formula_under_autocast(
         assert ours[-1].dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["none", "padding", "learned and padding"])
 @pytest.mark.parametrize("dropout", [0.0, 1e-6], ids=["torch's kernel", "ours"])
 def test_in_half_precision_tokens_may_be_much_alike(
-    dropout: float, monkeypatch: pytest.MonkeyPatch
+    dropout: float, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they are early in training: keys and values have a large mean then, by which roundings
-    must not be multiplied. With it the gradient of queries would be wrong tenfold."""
+    must not be multiplied. With it the gradient of queries would be wrong tenfold. Padding is alike
+    too, but otherwise."""
     monkeypatch.setattr(attention, "TILE_BYTES", 1)
+    _, mask = mask_of(kind)
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.detach().float()
+    valid = torch.ones(B, 1, T, 1, dtype=torch.bool)
+    if mask is not None:
+        valid[1, :, -2:] = False
     means = [random(1, H, 1, D, seed=10 + number) for number in range(3)]
     half = [
-        (5 * mean + 0.1 * x).detach().bfloat16().requires_grad_()
+        ((5 * mean + 0.1 * x) * valid).detach().bfloat16().requires_grad_()
         for mean, x in zip(means, vectors(), strict=True)
     ]
     exact = [x.detach().double().requires_grad_() for x in half]
     called = kernels(monkeypatch)
-    out, truth = attend(*half, None, dropout), plain(*exact, None, 1.0)
+    out, truth = attend(*half, mask, dropout), plain(*exact, mask, 1.0)
     assert called == ["ours" if dropout else "torch's"]
-    along = random(*truth.shape, seed=4).bfloat16()
+    along = (random(*truth.shape, seed=4) * valid).bfloat16()
     found = torch.autograd.grad(out, half, along)
     wanted = torch.autograd.grad(truth, exact, along.double())
     for ours, expected in zip(found, wanted, strict=True):

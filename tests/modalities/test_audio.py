@@ -1,6 +1,7 @@
 """Audio: bytes to waveforms, lengths, masks; padding never reaches a valid frame."""
 
 import io
+import re
 import struct
 import wave
 from collections.abc import Callable
@@ -197,6 +198,51 @@ def test_other_chunks_and_sizes_of_wavs_do_no_harm(
     content: bytes, length: int, pipeline: AudioPipeline
 ) -> None:
     assert len(pipeline.decode({"wav": content})) == length
+
+
+ID3 = b"ID3\x03\0\0\0\0\x01\x0a" + bytes(138)
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "between"),
+    [
+        ("MP3", "MPEG_LAYER_III", b""),
+        ("MP3", "MPEG_LAYER_III", ID3),
+        ("OGG", "VORBIS", b""),
+        ("OGG", "OPUS", b""),
+    ],
+)
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_one_recording_behind_another_is_refused(
+    rate: int, kind: str, subtype: str, between: bytes, pipeline: AudioPipeline
+) -> None:
+    """libsndfile would read the first alone."""
+    parts = [encoded(tone(rate=rate), kind, subtype, rate) for _ in range(2)]
+    for read in (pipeline.decode, data.seconds):
+        with pytest.raises(BadSample, match=f"^{kind[:1]}.* joined from several"):
+            read({kind.lower(): between + between.join(parts)})
+
+
+def test_an_mp3_of_several_bit_rates_that_never_told_its_length_is_refused(
+    pipeline: AudioPipeline,
+) -> None:
+    """libsndfile would take the rate of its beginning for that of the whole."""
+    noise = 0.3 * np.random.default_rng(0).normal(size=8_000)
+    content = encoded(np.concatenate([noise, tone(10.0)]), "MP3", "MPEG_LAYER_III")
+    second = content.index(content[:2], content.index(b"Xing") + 120)  # behind the tables there
+    with pytest.raises(BadSample, match="never told its length") as caught:
+        pipeline.decode({"mp3": content[second:]})
+    assert re.fullmatch(r"\d\.\d\d seconds announced, 10\.\d\d there", caught.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(ID3, b""), (b"", b"TAG" + bytes(125)), (b"", b"APETAGEX" + bytes(90_000))],
+    ids=["ID3v2", "ID3v1", "a picture"],
+)
+def test_tags_of_an_mp3_do_no_harm(before: bytes, after: bytes, pipeline: AudioPipeline) -> None:
+    content = encoded(tone(), "MP3", "MPEG_LAYER_III")
+    assert len(pipeline.decode({"mp3": before + content + after})) == 8000
 
 
 def test_the_shortest_clip_gives_a_frame_to_mask_and_one_to_see(pipeline: AudioPipeline) -> None:

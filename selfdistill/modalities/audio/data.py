@@ -16,6 +16,7 @@ from selfdistill.modalities.audio.encoder import frame_count, receptive_field
 from selfdistill.modalities.audio.resampling import resample
 from selfdistill.modalities.audio.spectrogram import log_mel
 from selfdistill.modalities.audio.wav import check_announced
+from selfdistill.modalities.audio.whole import check_whole
 from selfdistill.types import Batch, Masks
 
 MAX_VALUES = 2**27
@@ -39,7 +40,8 @@ def seconds(sample: Mapping[str, bytes]) -> float:
         BadSample: it is no audio, or the header does not say.
     """
     try:
-        with soundfile.SoundFile(io.BytesIO(_member(sample))) as file:
+        with soundfile.SoundFile(io.BytesIO(data := _member(sample))) as file:
+            check_whole(data, file)
             return _frames(file) / file.samplerate
     except RuntimeError as error:
         raise BadSample("undecodable audio", told(error)) from error
@@ -86,6 +88,7 @@ class AudioPipeline(InputPipeline):
         data = _member(sample)
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
+                check_whole(data, file)
                 rate, most = file.samplerate, min(_frames(file), MAX_VALUES // file.channels)
                 waveform = file.read(most, dtype="float32", always_2d=True)
         except RuntimeError as error:

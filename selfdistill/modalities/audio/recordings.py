@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from selfdistill.errors import BadSample
 from selfdistill.modalities.audio.data import told
 from selfdistill.modalities.audio.resampling import resample
 from selfdistill.modalities.audio.wav import check_announced
+from selfdistill.modalities.audio.whole import check_whole
 from selfdistill.packing.entries import Input
 
 SEARCHED = 0.1
@@ -38,6 +40,8 @@ def opened(source: Input) -> Iterator[soundfile.SoundFile]:
         raise BadSample("empty audio")
     try:
         with open(source.path, "rb") as raw, _sound(raw, source.path) as file:
+            with mmap(raw.fileno(), 0, access=ACCESS_READ) as content:
+                check_whole(content, file)
             yield file
     except OSError as error:
         raise BadSample("cannot be read", str(error.strerror)) from error

@@ -126,7 +126,7 @@ def encoder_rows(
         tokens: all valid tokens as float16; else their mean per sample, float32.
         whole: leave out the samples that are longer than the pipeline takes, too.
         share: of the samples.
-        skip: called with each bad sample.
+        skip: called with each sample that is left out.
 
     Raises:
         HealthError: a feature is not finite.
@@ -215,18 +215,26 @@ def _chunks(
 ) -> Iterator[list[Numbered]]:
     """Numbers and examples of the samples that can be used."""
     bad: list[Bad] = []
-    cropped: set[str] = set()
+    cropped: list[str] = []
 
     def leave_out(found: Bad) -> None:
         bad.append(found)
         skip(found)
 
     part = Part(samples, share.numbers(len(samples.keys), size))
-    examples = plain_examples(part, pipeline, leave_out, cropped.add)
-    # when an example comes, all before it were yielded or found bad
-    numbered = ((part.numbers[count + len(bad)], example) for count, example in enumerate(examples))
-    kept = (entry for entry in numbered if not (whole and entry[1][0] in cropped))
-    for _, chunk in groupby(kept, lambda entry: entry[0] // size):
+    examples = plain_examples(part, pipeline, leave_out, cropped.append)
+
+    def numbered() -> Iterator[Numbered]:
+        before = 0
+        for count, example in enumerate(examples):
+            if whole and len(cropped) > before:  # this one: its key may be that of others, too
+                skip((example[0], "longer than the model takes", ""))
+            else:
+                # when an example comes, all before it were yielded or found bad
+                yield part.numbers[count + len(bad)], example
+            before = len(cropped)
+
+    for _, chunk in groupby(numbered(), lambda entry: entry[0] // size):
         yield list(chunk)
     if bad and len(bad) == len(part.numbers):
         raise all_bad(bad)

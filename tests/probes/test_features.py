@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import write_shard
 from vectors import WIDTH, Encoder, VectorPipeline
 
+from selfdistill.data.ledger import Bad
 from selfdistill.data.plain import Part
 from selfdistill.data.shards import ShardSet
 from selfdistill.errors import BadSample, DataBudgetError, HealthError
@@ -105,6 +107,20 @@ def test_bad_samples_are_left_out_and_the_others_known_by_number(shards: ShardSe
     assert [row.labels for row in rows] == [[1], [2, UNLABELLED], [3], [7]]
     whole = gather(encoder_rows(Encoder(1.0), shards, Picky(), 2, whole=True))
     assert whole.numbers.tolist() == [1, 2, 3, 6]
+
+
+def test_what_is_cropped_is_known_by_number(tmp_path: Path) -> None:
+    """Keys of one shard may come again in another."""
+
+    def written(name: str, *vectors: int) -> Path:
+        tokens = (np.ones((count, WIDTH), dtype=np.float32) for count in vectors)
+        return write_shard(tmp_path / name, [{"vec": token.tobytes()} for token in tokens])
+
+    shards = ShardSet([written("long.tar", 5, 6), written("short.tar", 2, 3)], ("vec",))
+    left_out: list[Bad] = []
+    rows = encoder_rows(Encoder(1.0), shards, Picky(), 2, whole=True, skip=left_out.append)
+    assert gather(rows).numbers.tolist() == [2, 3]
+    assert left_out == [(key, "longer than the model takes", "") for key in ("s0000", "s0001")]
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

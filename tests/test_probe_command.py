@@ -242,10 +242,8 @@ def test_bad_samples_are_left_out_and_told(
         )
 
 
-def test_labels_from_a_file(
-    runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    sets = labelled("image", samples("image", TRAIN, 1), samples("image", TEST, 2))
+def test_labels_from_a_file(runs: SmallRuns, call: Callable[..., Called], tmp_path: Path) -> None:
+    bare = write_shard(tmp_path / "bare.tar", samples("image", TRAIN))
     names = {f"s{i:04d}": ("light", "dark")[i % 2] for i in range(TRAIN)}
     for suffix, text in (
         ("json", json.dumps(names)),
@@ -254,17 +252,17 @@ def test_labels_from_a_file(
     ):
         file = tmp_path / f"labels.{suffix}"
         file.write_text(text)
-        found = call(runs.run("image"), *sets, "--labels", file, "--probes", "linear")
+        found = call(runs.run("image"), bare, "--labels", file, "--probes", "linear")
         assert found.code == 0, found.err
         assert found.json["tasks"]["data"]["class_names"] == ["dark", "light"]
         assert found.json["tasks"]["data"]["probes"]["linear"]["raw"]["accuracy"] > 0.9
     long = tmp_path / "quoted.csv"
     long.write_text('s0000,"dark\n' + "s0001,light\n" * 20_000)
-    found = call(runs.run("image"), *sets, "--labels", long)
+    found = call(runs.run("image"), bare, "--labels", long)
     assert (found.code, "--labels: cannot read" in found.err) == (2, True)
     assert "field larger than field limit" in found.err
     file.write_text("\n".join(f"x{i}\t1" for i in range(5)) + "\ns0001\t0\n")
-    found = call(runs.run("image"), *sets, "--labels", file)
+    found = call(runs.run("image"), bare, "--labels", file)
     assert found.code == 2
     assert "--labels: 5 of 6 keys of" in found.err
     assert "such as 'x0', 'x1', 'x2'; keys are" in found.err
@@ -289,15 +287,46 @@ def test_a_class_of_blanks_is_no_label(
     assert (found.code, "DATA: 2 of 4 samples have no label" in found.err) == (2, True), found.err
 
 
-def test_a_quoted_class_keeps_its_lines(
+def test_a_file_of_labels_needs_keys_that_tell_samples_apart(
     runs: SmallRuns, call: Callable[..., Called], labelled: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    sets = labelled("image", samples("image", TRAIN, 1), samples("image", TEST, 2))
+    """Shards often count their samples each from 0."""
+    sets = labelled("image")
+    file = tmp_path / "labels.csv"
+    file.write_text("".join(f"s{i:04d},{i % 2}\n" for i in range(TRAIN)))
+    found = call(runs.run("image"), *sets, "--labels", file)
+    assert found.code == 2
+    several = f"--labels: {TEST} of {TRAIN} keys of '{file}' are of several samples, such as"
+    assert f"{several} 's0000', 's0001', 's0002'; give" in found.err
+
+
+def test_names_that_look_like_numbers_are_no_numbers(
+    runs: SmallRuns, call: Callable[..., Called], tmp_path: Path
+) -> None:
+    """Python reads 1_11 and 11_1 as 111."""
+    names = ("1_11", "11_1")
+    made = samples("image", TRAIN)
+    bare = write_shard(tmp_path / "bare.tar", made)
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({f"s{i:04d}": names[i % 2] for i in range(TRAIN)}))
+    found = call(runs.run("image"), bare, "--labels", file, "--probes", "linear")
+    assert found.code == 0, found.err
+    assert found.json["tasks"]["data"]["class_names"] == sorted(names)
+    classes = [sample | {"cls": names[i % 2].encode()} for i, sample in enumerate(made)]
+    found = call(runs.run("image"), write_shard(tmp_path / "odd.tar", classes))
+    words = f"DATA: {TRAIN} of {TRAIN} samples have no label; give every sample a .cls member that"
+    assert (found.code, words in found.err) == (2, True), found.err
+
+
+def test_a_quoted_class_keeps_its_lines(
+    runs: SmallRuns, call: Callable[..., Called], tmp_path: Path
+) -> None:
+    bare = write_shard(tmp_path / "bare.tar", samples("image", TRAIN))
     names = ("dark\r\nroom", "dark room, \u2028lit")
     file = tmp_path / "labels.csv"
     with file.open("w", encoding="utf-8", newline="") as lines:
         csv.writer(lines).writerows([f"s{i:04d}", names[i % 2]] for i in range(TRAIN))
-    found = call(runs.run("image"), *sets, "--labels", file, "--probes", "linear")
+    found = call(runs.run("image"), bare, "--labels", file, "--probes", "linear")
     assert found.code == 0, found.err
     assert found.json["tasks"]["data"]["class_names"] == sorted(names)
     assert found.json["tasks"]["data"]["probes"]["linear"]["raw"]["accuracy"] > 0.9

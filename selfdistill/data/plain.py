@@ -77,5 +77,12 @@ def plain_examples(
 def label_of(members: Mapping[str, bytes]) -> int | None:
     """The class of a sample; None: no ``cls`` member, or no int64."""
     with suppress(KeyError, ValueError, OverflowError):
-        return int(np.int64(int(members[LABEL])))
+        return int(np.int64(class_number(members[LABEL].decode("ascii"))))
     return None
+
+
+def class_number(written: str) -> int:
+    """An integer of digits; raises ``ValueError`` for 1_0, a name that ``int`` takes for 10."""
+    if "_" in written:
+        raise ValueError(f"'{written}' is no integer")
+    return int(written)

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from selfdistill.data.plain import class_number
 from selfdistill.errors import UserError
 from selfdistill.probes.features import UNLABELLED
 
@@ -171,9 +173,9 @@ def apply_labels(
         The labels of each set, and the names of the classes by number (empty: they are integers).
 
     Raises:
-        UserError: the file names samples that are not there.
+        UserError: the file names samples that are not there, or several by one key.
     """
-    there = {key for part in keys for key in part}
+    there = Counter(key for part in keys for key in part)
     unknown = [key for key in given if key not in there]
     if unknown:
         shown = ", ".join(f"'{key}'" for key in unknown[:SHOWN])
@@ -182,8 +184,16 @@ def apply_labels(
             f"{shown}; keys are names in the shard up to the first dot, such as "
             f"'{next(iter(there))}'"
         )
+    shared = [key for key in given if there[key] > 1]
+    if shared:
+        shown = ", ".join(f"'{key}'" for key in shared[:SHOWN])
+        raise UserError(
+            f"--labels: {len(shared)} of {len(given)} keys of '{path}' are of several samples, "
+            f"such as {shown}; give every sample a key of its own in all shards together, or its "
+            "class in a .cls member"
+        )
     try:
-        numbers = {label: int(label) for label in set(given.values())}
+        numbers = {label: class_number(label) for label in set(given.values())}
         names: list[str] = []
         if min(numbers.values()) < 0 or max(numbers.values()) > np.iinfo(np.int64).max:
             raise UserError(f"--labels: '{path}' has classes below 0 or beyond 64 bits")

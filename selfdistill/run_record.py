@@ -103,7 +103,10 @@ class Record:
                 if len(names) > 1 and place[1] == key:
                     place = ("", key)
                 if _is_figure(key):
-                    found[place[0]].setdefault(place[1], [nan] * len(rows))[number] = value
+                    own_figures, name = found[place[0]], place[1]
+                    if name not in own_figures:
+                        own_figures[name] = [nan] * len(rows)
+                    own_figures[name][number] = value
         return {name: Log(steps, values) for name, values in found.items()}
 
     def scores(self, modality: str) -> dict[tuple[str, str], dict[int, float]]:

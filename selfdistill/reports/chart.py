@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from math import floor, inf, isfinite, log10, nan
 
@@ -86,9 +86,9 @@ def svg(chart: Chart, numbers: Mapping[str, int], prefix: str) -> str:
         figure = Figure(figsize=(WIDTH, HEIGHT), facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
-        curves = [thinned(curve) for curve in chart.curves]
-        points = max((sum(map(isfinite, curve.values)) for curve in curves), default=0)
-        draw_curves(axes, Panel("", curves, chart.levels), numbers, points <= _FEW_POINTS)
+        chart = thinned(chart)
+        points = max((sum(map(isfinite, curve.values)) for curve in chart.curves), default=0)
+        draw_curves(axes, Panel("", chart.curves, chart.levels), numbers, points <= _FEW_POINTS)
         low, high, logarithmic = _limits(chart)
         if logarithmic:
             axes.set_yscale("log")
@@ -100,11 +100,29 @@ def svg(chart: Chart, numbers: Mapping[str, int], prefix: str) -> str:
     return _as_element(drawn, chart.title, prefix)
 
 
-def thinned(curve: Curve) -> Curve:
-    """At most some 300 points: of each stretch the lowest, the highest and the last."""
+def thinned(chart: Chart) -> Chart:
+    """At most some 300 lines of each curve and its band, see ``_kept``."""
+    curves: list[Curve] = []
+    bands: dict[str, Band] = {}
+    for curve in chart.curves:
+        band = chart.bands.get(curve.name)
+        kept = _kept(curve, band)
+        curves.append(Curve(curve.name, _at(curve.at, kept), _at(curve.values, kept)))
+        if band is not None:
+            bands[curve.name] = replace(band, low=_at(band.low, kept), high=_at(band.high, kept))
+    return replace(chart, curves=curves, bands=bands)
+
+
+def _at(values: Sequence[float], lines: Sequence[int]) -> list[float]:
+    return [values[line] for line in lines]
+
+
+def _kept(curve: Curve, band: Band | None) -> Sequence[int]:
+    """Of each stretch of a long curve the lowest line, the highest, the last, and the last of those
+    outside the band."""
     count = len(curve.at)
     if count <= _MOST_POINTS:
-        return curve
+        return range(count)
     stretch = -(-3 * count // _MOST_POINTS)
     kept: set[int] = {0}
     for begin in range(0, count, stretch):
@@ -114,10 +132,9 @@ def thinned(curve: Curve) -> Curve:
         if known:
             kept |= {max(known, key=curve.values.__getitem__)}
             kept |= {min(known, key=curve.values.__getitem__)}
-    chosen = sorted(kept)
-    return Curve(
-        curve.name, [curve.at[line] for line in chosen], [curve.values[line] for line in chosen]
-    )
+        if band is not None:
+            kept |= {*[line for line in known if band.is_out(line, curve.values[line])][-1:]}
+    return sorted(kept)
 
 
 def _limits(chart: Chart) -> tuple[float, float, bool]:

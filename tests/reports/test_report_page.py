@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from run_folders import STEPS, config, evaluation, result, row, rows, write_run
 from small_runs import SmallRuns
 
 from selfdistill.cli import main
+from selfdistill.health.bands import Band
 from selfdistill.health.figures import FIGURES
 from selfdistill.plots import Curve
 from selfdistill.reports.chart import Chart, svg, thinned
@@ -352,11 +354,18 @@ def test_equal_folders_make_equal_pages(tmp_path: Path) -> None:
 def test_long_runs_make_no_long_pages() -> None:
     count = 100_000
     values = [1.0 + (i == 777) * 5.0 for i in range(count)]
-    found = thinned(Curve("a", range(count), values))
-    assert len(found.at) <= 310
+    # the limits of two lines, by which values that are no extremes are outside
+    low = [0.5 + (i in (888, 40_000)) for i in range(count)]
+    chart = Chart("a", [Curve("a", range(count), values)], {"a": Band(low, [inf] * count, "")})
+    (found,), band = thinned(chart).curves, thinned(chart).bands["a"]
+    assert len(found.at) == len(found.values) == len(band.low) == len(band.high) <= 310
     assert max(found.values) == 6.0
     assert (found.at[0], found.at[-1]) == (0, count - 1)
     assert list(found.at) == sorted(found.at)
+    outside = [found.at[i] for i, value in enumerate(found.values) if band.is_out(i, value)]
+    assert outside == [888, 40_000]
+    rising = Band([step / count for step in range(count)], [inf] * count, "")
+    assert len(svg(Chart("a", chart.curves, {"a": rising}), {"a": 0}, "p-")) < 100_000
 
 
 @pytest.mark.parametrize(

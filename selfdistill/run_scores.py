@@ -64,7 +64,7 @@ def read_run(path: Path, probe: str) -> Run:
 
 def settings(record: Record, ignored: Iterable[str] = _NOT_COMPARED) -> dict[str, Any]:
     """Values by dotted key, but for the keys to be ignored, at whatever depth."""
-    run_dir = f"{record.config.get('run_dir', '')}/"
+    run_dir = f"{Path(str(record.config.get('run_dir', '')))}/"  # as paths in it are written
     return dict(_leaves(record.config, "", run_dir, set(ignored)))
 
 

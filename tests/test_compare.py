@@ -96,6 +96,9 @@ def test_a_run_is_read(make_run: MakeRun) -> None:
         "optim.lr": 0.1,
     }
     assert read_run(path, "few_shot").scores["image", "letter"][20] == (120, 0.15)
+    # paths in the folder are written without what a shell's completion adds to its name
+    slash = make_run("b", [1], [0.1], run_dir=f"{path.parent / 'b'}/")
+    assert read_run(slash, "linear").config == run.config
 
 
 def test_a_joint_run_is_in_each_panel(

@@ -90,10 +90,14 @@ def spell(
         named: the training split, in error messages.
 
     Raises:
-        UserError: no transcript is short enough to train on.
+        UserError: there is a single sample, or no transcript is short enough to train on.
     """
     speller = _Speller(train_texts)
     fit, held = validation_split(np.zeros(len(train_texts), dtype=np.int64), seed)
+    if not len(held):
+        raise UserError(
+            f"{named}: a single sample for training leaves none to choose a layer by; give more"
+        )
     assert train.lengths is not None
     needed = np.array([frames_needed(text) for text in train_texts])
     fit = fit[(needed <= train.lengths)[fit]]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from selfdistill.errors import UserError
 from selfdistill.probes import ctc as module
 from selfdistill.probes.ctc import edits, frames_needed, spell
 from selfdistill.probes.features import Features
@@ -52,6 +53,13 @@ def test_what_cannot_be_aligned_is_left_out_of_the_training() -> None:
         train, ["a" * 200 if i % 10 == 0 else t for i, t in enumerate(texts)], test, expected, 0
     )
     assert found.rate < 0.05
+
+
+def test_a_single_sample_is_refused() -> None:
+    """Rate, passes and layer would be chosen by nothing."""
+    (train, texts), (test, expected) = spoken(1, 1), spoken(5, 2)
+    with pytest.raises(UserError, match="--train: a single sample for training leaves none"):
+        spell(train, texts, test, expected, named="--train")
 
 
 def test_letters_that_training_has_not_are_errors() -> None:

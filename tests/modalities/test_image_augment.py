@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms import v2
 
 from selfdistill.config import RunConfig
 from selfdistill.modalities.image import augment
-from selfdistill.modalities.image.augment import Augmentation, cropped
+from selfdistill.modalities.image.augment import Augmentation, cropped, jittered
 
 Make = Callable[..., RunConfig]
 
@@ -84,6 +85,23 @@ def test_the_same_draws_jitter_as_timm_does(tiny_config: Make) -> None:
     found = off(ours, smooth(500, 375), seeds=32)
     assert found.max() < 8
     assert found.mean(axis=1).max() < 2
+
+
+def test_jitter_is_torchvision_s_but_for_the_rounding() -> None:
+    """Only sums that end in a half may be rounded the other way."""
+    jitter = v2.ColorJitter(0.9, 0.9, 0.9)
+    for seed in range(16):
+        image = (smooth if seed % 2 else noise)(64, 48)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        torch.manual_seed(seed)
+        expected = (jitter(pixels / 255) * 255).round()
+        torch.manual_seed(seed)
+        found = jittered(pixels, jitter.make_params([]))
+        assert found.dtype == torch.uint8
+        off = (found - expected).abs()
+        assert off.max() <= 1
+        assert (off > 0).float().mean() < 1e-3
+        assert np.array_equal(pixels.permute(1, 2, 0), np.asarray(image))
 
 
 def test_an_image_of_the_size_stays_as_it_is(tiny_config: Make) -> None:

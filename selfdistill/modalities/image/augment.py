@@ -1,8 +1,9 @@
 """Random crop, flip and colour jitter of training."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,14 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from selfdistill.modalities.image.config import ImageInputConfig
-from selfdistill.modalities.image.pixels import STEPS, unit_range
+from selfdistill.modalities.image.pixels import STEPS
 
 BAND_PIXELS = 1 << 18
 """Pillow hands pixels out as bytes, twice as many as they are for a moment: so many at once."""
+GREY = (0.2989, 0.587, 0.114)
+"""Shares of red, green and blue, as torchvision has them."""
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+"""Its numbers of the changes; 3 is the hue, which stays."""
 
 
 @contextmanager
@@ -56,10 +61,25 @@ class Augmentation:
         pixels = functional.resize(crop, config.size, InterpolationMode.BICUBIC, antialias=True)
         if config.flip and torch.rand(1) < config.flip:
             pixels = pixels.flip(-1)
-        if config.color_jitter:
-            values = self.jitter(unit_range(pixels))
-            pixels = values.mul_(STEPS).round_().to(torch.uint8)
-        return pixels
+        return jittered(pixels, self.jitter.make_params([])) if config.color_jitter else pixels
+
+
+def jittered(pixels: Tensor, draws: Mapping[str, Any]) -> Tensor:
+    """uint8 [3, height, width] as torchvision's jitter changes it by these draws, in half the time:
+    in place, because the time goes into new memory."""
+    values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    red, green, blue = values
+    grey = torch.empty_like(red)
+    for change in draws["fn_idx"].tolist():
+        if change == BRIGHTNESS:
+            values.mul_(draws["brightness_factor"])
+        elif change in (CONTRAST, SATURATION):
+            torch.mul(red, GREY[0], out=grey).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+            target, name = (grey.mean(), "contrast") if change == CONTRAST else (grey, "saturation")
+            factor = draws[f"{name}_factor"]
+            values.mul_(factor).add_(target, alpha=1 - factor)
+        values.clamp_(0, STEPS)
+    return values.round_().to(torch.uint8)
 
 
 def cropped(image: Image.Image, top: int, left: int, height: int, width: int) -> Tensor:

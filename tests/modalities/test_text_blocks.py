@@ -1,5 +1,6 @@
 """Text files in blocks."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def documents(path: Path, data: bytes, ends: Any = "blank") -> tuple[list[Docume
     assert blocks.position == len(data)
     made = [entry for entry in found if isinstance(entry, Document)]
     return made, [entry for entry in found if not isinstance(entry, Document)]
+
+
+def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
+    entries = []
+    for suffix in (".txt", ".jsonl.gz", ".parquet"):
+        os.mkfifo(tmp_path / f"pipe{suffix}")
+        entries.append(Entry(str(tmp_path / f"pipe{suffix}"), f"pipe{suffix}"))
+    found = list(Blocks(Inputs.of(entries), "blank", "text"))
+    assert found == [(entry.name, "empty text", "") for entry in entries]
 
 
 @pytest.mark.parametrize("ends", ["blank", "line", "file"])

@@ -75,6 +75,9 @@ class Blocks:
         before = 0
         for number in range(len(self._inputs)):
             source = self._inputs[number]
+            if not source.size:  # or a pipe, which nobody may ever write to
+                yield source.name, "empty text", ""
+                continue
             path = source.path.lower()
             kinds = ((PARQUET, self._rows), (JSON, self._json), (PLAIN, self._plain))
             read = next(read for suffixes, read in kinds if path.endswith(suffixes))

@@ -6,6 +6,7 @@ a step the same samples however many processes share it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ class ByLength(StepPlan):
             raise UserError(
                 f"data.batch_length: {batch_length} does not hold one of the longest samples "
                 f"({longest:.1f}) for each of the {parts} micro-batches of a step; use at least "
-                f"{parts * longest:.0f}"
+                f"{ceil(parts * longest)}"
             )
         # of a step; not ``parts``, or other numbers of processes would have other steps
         self._fewest = int(batch_length / longest)

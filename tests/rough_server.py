@@ -70,6 +70,7 @@ class Fault:
         stall_at: share of the body after which nothing more comes.
         chunked: the body's length is not announced; it is sent in chunks.
         unannounced: neither is its length announced nor its end; the connection is closed there.
+        early: bytes by which a part begins before the one that was asked for.
     """
 
     status: int = 0
@@ -78,6 +79,7 @@ class Fault:
     stall_at: float | None = None
     chunked: bool = False
     unannounced: bool = False
+    early: int = 0
 
 
 class RoughServer(ThreadingHTTPServer):
@@ -136,6 +138,7 @@ class _Desk(BaseHTTPRequestHandler):
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) if server.ranges else None
         if span:
             first, last = int(span[1]), min(int(span[2]), len(content) - 1)
+            first -= fault.early
             if first > last:
                 self._head(416, {"Content-Length": "0"})
                 return

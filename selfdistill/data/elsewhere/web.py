@@ -46,7 +46,7 @@ class WebFile(Transport):
         try:
             with self._answer("bytes=0-0") as answer:
                 if answer.status == 206:
-                    total = _total(answer)
+                    _, total = _given(answer)
                     return Stamp(total, _tag(answer), total is not None)
                 return Stamp(_length(answer), _tag(answer), False)
         except Changed:  # an empty file has no first byte
@@ -58,8 +58,11 @@ class WebFile(Transport):
         with self._answer(f"bytes={start}-{stop - 1}") as answer:
             if answer.status != 206:
                 raise Broken("the server gave the whole file where a part was asked for")
-            if _total(answer) != stamp.size or _tag(answer) != stamp.tag:
+            first, total = _given(answer)
+            if total != stamp.size or _tag(answer) != stamp.tag:
                 raise Changed
+            if first != start:
+                raise Broken("the server gave another part than was asked for")
             found = answer.read(stop - start)
         if len(found) < stop - start:
             raise Broken(f"{len(found):,} bytes came, {stop - start:,} were announced")
@@ -151,11 +154,12 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
     return int(announced) if announced.isdecimal() else None
 
 
-def _total(answer: http.client.HTTPResponse) -> int | None:
-    found = re.fullmatch(r"bytes \d+-\d+/(\d+|\*)", answer.headers["Content-Range"] or "")
+def _given(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """Where the part begins that an answer holds, and bytes of the whole; None: not told."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers["Content-Range"] or "")
     if found is None:
         raise Broken("the server does not say which part it gave")
-    return None if found[1] == "*" else int(found[1])
+    return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
 def _tag(answer: http.client.HTTPResponse) -> str:

@@ -65,6 +65,18 @@ class TestReading:
         with pytest.raises(TooLarge):
             file.content(9_999)
 
+    def test_another_part_is_not_taken_for_the_one_that_was_asked_for(
+        self, server: RoughServer
+    ) -> None:
+        """Some proxies begin parts where their own pages begin."""
+        file = of(server)
+        stamp = file.stamp()
+        server.fault = lambda number, path: Fault(early=4 * (number < 3))
+        assert file.part(50, 99, stamp) == CONTENT[50:99]
+        server.fault = lambda number, path: Fault(early=4)
+        with pytest.raises(SelfdistillError, match="another part than"):
+            file.part(50, 99, stamp)
+
     @pytest.mark.parametrize("chunked", [False, True])
     def test_servers_without_ranges(self, server: RoughServer, target: int, chunked: bool) -> None:
         server.ranges = server.tags = False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,8 @@ class _Work:
         recipe = f"{self.modality}/base_visible"
         config = recipe if recipe in recipe_names() else "CONFIG"
         train = f"data.train=[{config_value(self.job.folder)}]"
-        words = [config, f"run_dir=runs/{self.job.folder.resolve().name}", train]
+        run = Path("runs") / self.job.folder.resolve().name
+        words = [config, f"run_dir={config_value(run)}", train]
         return shlex.join(["selfdistill", "pretrain", *words, *self.packing.settings(self.job)])
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,9 +30,12 @@ from raw_data import (
 )
 
 from selfdistill.cli import main
+from selfdistill.config_file import load_config
 from selfdistill.data.sidecar import read_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
+from selfdistill.modalities.base import load_modality
 from selfdistill.packing.tarwriter import TarWriter
+from selfdistill.recipes import find_config
 
 SHARDS = 4
 OPTIONS: dict[str, dict[str, Any]] = {"audio": {}, "image": {"labels": "folder"}, "text": {}}
@@ -315,6 +319,15 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert main(["pack", *words, "--labels", "folder"]) == 2
     assert "was begun with shard-size 0.01, this is shard-size 500.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["of 2024", "a #1", "set: train", 'say "x"'])
+def test_the_next_command_has_the_folder_s_name(name: str, source: Path, tmp_path: Path) -> None:
+    command = packed("image", source / "image", tmp_path / name)[-1]
+    recipe, *changes = shlex.split(command)[2:]
+    config = load_config(find_config(recipe), changes, load_modality)
+    assert config.run_dir == f"runs/{name}"
+    assert config.data.train == [str(tmp_path / name)]
 
 
 @pytest.mark.parametrize(

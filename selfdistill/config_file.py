@@ -25,6 +25,7 @@ from selfdistill.config_limits import check, check_together
 from selfdistill.config_mistakes import (
     refuse_interpolation,
     refuse_misfits,
+    refuse_nested,
     refuse_unknown,
     told,
 )
@@ -69,8 +70,7 @@ def load_config(
         if not equals or override.startswith("-") or not all(key.split(".")):
             raise UserError(f"'{override}' is no override; write key=value, such as optim.lr=1e-3")
     _refuse_idle(content, overrides)
-    given = _plain(lambda: _override(content, overrides))
-    config = build_config(given, sections)
+    config = build_config(_overridden(content, overrides), sections)
     check_together(config.parts().values())
     return config
 
@@ -90,19 +90,27 @@ def _refuse_idle(content: dict[str, Any], overrides: Sequence[str]) -> None:
             raise UserError(f"{name}: every modality sets it; write modalities.NAME.{name}")
 
 
-def _override(content: dict[str, Any], overrides: Sequence[str]) -> Any:
+def _overridden(content: Any, overrides: Sequence[str]) -> Any:
+    """A config's plain values after one override after the other."""
     for override in overrides:
-        _check_yaml(override)
-    merged = OmegaConf.merge(content, OmegaConf.from_dotlist(list(overrides)))
-    for key, value in (override.split("=", 1) for override in overrides):
-        if value.strip() == "{}":  # a merge would leave what the file has
-            OmegaConf.update(merged, key, {}, merge=False)
-    return merged
+        key, value = override.split("=", 1)
+        if "".join(value.split()) == "{}":  # put over a section it would leave what is there
+            content = _put_over(content, _parsed(f"{key}="))
+        content = _put_over(content, _parsed(override))
+    return content
 
 
-def _check_yaml(override: str) -> None:
+def _put_over(below: Any, above: Any) -> Any:
+    """Plain values, section by section; where one of the two is no section, it is ``above``."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: _put_over(below.get(key), value) for key, value in above.items()}}
+
+
+def _parsed(override: str) -> Any:
+    """An override as nested plain values; raises as ``load_config``."""
     try:
-        OmegaConf.from_dotlist([override])
+        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except UnicodeEncodeError as error:  # a name of a file need not be text
         key, value = override.split("=", 1)
         raise UserError(f"{key}: {value!a} is no UTF-8, as all of a config must be") from error
@@ -111,8 +119,10 @@ def _check_yaml(override: str) -> None:
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(
             f"{key}: '{value}' is no YAML ({why}); put what has signs such as * @ % in quotes of "
-            "its own: \"data.train=['*.tar']\""
+            "its own, \"data.train=['*.tar']\", and a space behind each colon of a section"
         ) from error
+    except OmegaConfBaseException as error:
+        raise told(error) from error
 
 
 HERE = ("run_dir", "resume")
@@ -208,9 +218,8 @@ def _part(
                     f"modalities.{name}.{section}.{key}: is shared by all modalities; set "
                     f"{section}.{key}"
                 )
-    merged: Any = _plain(lambda: OmegaConf.merge(shared, own))
     try:
-        return _of_one({**merged, "modality": name}, sections)
+        return _of_one({**_put_over(shared, own), "modality": name}, sections)
     except UserError as error:
         raise UserError(f"modalities.{name}: {error}") from error
 
@@ -228,6 +237,7 @@ def _of_one(given: dict[str, Any], sections: Callable[[str], Sections]) -> RunCo
         refuse_misfits(schema, given, "")
         raise told(error) from error
     config = RunConfig(**{name: getattr(merged, name) for name in RunConfig.__dataclass_fields__})
+    refuse_nested(config, "")
     # no shell does it for what stands in a file
     config = replace(config, **{key: expanduser(getattr(config, key)) for key in HERE})
     check(config)
@@ -247,13 +257,6 @@ def _schema(encoder: type, mask: type, input: type) -> tuple[DictConfig, Any]:
     ]
     schema = OmegaConf.structured(make_dataclass("Config", own, bases=(RunConfig,), frozen=True))
     return schema, OmegaConf.to_container(schema)
-
-
-def _plain(merge: Callable[[], Any]) -> Any:
-    try:
-        return OmegaConf.to_container(merge())
-    except OmegaConfBaseException as error:
-        raise told(error) from error
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def check(config: RunConfig) -> None:
         raise UserError("run_dir: is empty; say where the run is to be kept")
     for keys, fine, rule in (
         (AT_LEAST_ONE, lambda n: n >= 1, "must be 1 or more"),
-        (NOT_NEGATIVE, lambda n: 0 <= n < inf, "must not be negative"),
+        (NOT_NEGATIVE, lambda n: 0 <= n < inf, "must be finite and not negative"),
         (POSITIVE, lambda n: 0 < n < inf, "must be finite and more than 0"),
         (SHARES, lambda n: 0 <= n < 1, "must be at least 0 and less than 1"),
         (UP_TO_ONE, lambda n: 0 <= n <= 1, "must be between 0 and 1"),

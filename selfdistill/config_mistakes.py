@@ -3,7 +3,8 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -107,11 +108,41 @@ def refuse_misfits(schema: Any, given: dict[str, Any], prefix: str) -> None:
                 raise _misfit(error, piece, shown) from error
 
 
+def refuse_nested(section: Any, prefix: str) -> None:
+    """Name a list that holds lists or sections where it must not; OmegaConf lets them pass.
+
+    Args:
+        section: an instance of a dataclass of the config.
+        prefix: what stands before its keys in their names.
+
+    Raises:
+        UserError: there is such a list.
+    """
+    hints = get_type_hints(type(section))
+    for name, value in vars(section).items():
+        parts = {f"{prefix}{name}": value}
+        if isinstance(value, dict):
+            parts = {f"{prefix}{name}.{own}": part for own, part in value.items()}
+        for key, part in parts.items():
+            if is_dataclass(part):
+                refuse_nested(part, f"{key}.")
+            elif isinstance(part, list) and get_origin(get_args(hints[name])[0]) is not list:
+                for index, item in enumerate(part):
+                    if isinstance(item, list | dict):
+                        raise UserError(
+                            f"{key}[{index}]: {item!r} does not fit: it must be one value; leave "
+                            "out brackets in the list's own, and the space behind a colon"
+                        )
+
+
 def _misfit(error: Exception, key: str, value: Any) -> UserError:
     full = str(getattr(error, "full_key", None) or key)
     full = full if full.startswith(key) else key
-    for part in full.removeprefix(key).split(".")[1:]:
-        value = value[part] if isinstance(value, dict) and part in value else value
+    for part in re.findall(r"[^.\[\]]+", full.removeprefix(key)):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
     if value is None:
         return UserError(f"{full}: has no value; give it one, or leave the key out")
     return UserError(f"{full}: {value!r} does not fit: {_in_words(error, value)}")

@@ -13,7 +13,13 @@ TOO_DEEP = f"has sections in sections of more than {MAX_LEVELS} levels, or one i
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice: all but its last value would be lost without a word."""
+    """Refuses a key that is there twice: all but its last value would be lost without a word. What
+    looks like a date is text, such as a name of a run."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         known = set()

@@ -154,6 +154,15 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
         ("eval.tasks.a.train=b", "eval.tasks.a.train: 'b' does not fit: it must be a list"),
         ("eval.tasks.a=[b]", "eval.tasks.a: ['b'] does not fit: it is a section; set the keys"),
         ("data.train.a=b", "data.train: {'a': 'b'} does not fit: it is no section"),
+        ("eval.tasks=[b]", "eval.tasks: ['b'] does not fit: it is a section; set the keys"),
+        ("data.train=[null]", "data.train[0]: has no value; give it one"),
+        ("data.train=[a,[b]]", "data.train[1]: ['b'] does not fit: it must be one value"),
+        ("data.train=[s3: //b]", "data.train[0]: {'s3': '//b'} does not fit: it must be one value"),
+        ("eval.tasks.a.test=[[b]]", "eval.tasks.a.test[0]: ['b'] does not fit: it must be one"),
+        ("objective.target_layers=[[1]]", "objective.target_layers[0]: [1] does not fit"),
+        ("eval={tasks:{a:{}}}", "eval: '{tasks:{a:{}}}' is no YAML (found unexpected ':')"),
+        ("guard.patience=0", "guard.patience: 0 must be 1 or more"),
+        ("optim.eps=inf", "optim.eps: inf must be finite and not negative"),
         ("run_dir=l\udce4uf", r"run_dir: 'l\udce4uf' is no UTF-8"),
         ("train.steps=", "train.steps: has no value; give it one"),
         ("data.train=", "data.train: has no value; give it one"),
@@ -161,6 +170,21 @@ def test_wrong_types_are_named(given: str, key: str, load: Make) -> None:
 )
 def test_lists_and_sections_are_asked_for_in_words(override: str, words: str, load: Make) -> None:
     assert refused(load, TEXT, override).startswith(words)
+
+
+@pytest.mark.parametrize("override", ["data.train.0=b", "data.train[0]=b", "data.train={}"])
+def test_a_section_is_refused_where_a_file_has_a_list(override: str, load: Make) -> None:
+    message = refused(load, TEXT + "data: {train: [a]}\n", override)
+    assert message.startswith("data.train: {")
+    assert message.endswith("it is no section")
+
+
+def test_a_date_is_text(load: Make) -> None:
+    config = load(
+        "modality: text\nrun_dir: 2026-01-31\ndata: {train: [2026-01-31]}\n", "resume=2026-01-30"
+    )
+    assert (config.run_dir, config.data.train) == ("2026-01-31", ["2026-01-31"])
+    assert config.resume == "2026-01-30"
 
 
 @pytest.mark.parametrize(
@@ -342,6 +366,7 @@ def test_groups_that_do_not_divide_are_refused_where_there_is_a_decoder(
         ("image", ["input.max_pixels=0"], "input.max_pixels"),
         ("audio", ["input.min_seconds=.nan"], "input.min_seconds"),
         ("audio", ["input.max_seconds=.inf"], "input.max_seconds"),
+        ("image", ["encoder.patch_size=224"], "encoder.patch_size"),
         ("image", ["data.train=[*.tar]"], "data.train"),
         ("image", ["optim.lr=[1"], "optim.lr"),
         ("image", ["checkpoint.best=linear", "eval.every=10000"], "checkpoint.best"),
@@ -404,6 +429,18 @@ def test_an_empty_override_empties(tmp_path: Path) -> None:
     found = load_config(path, ["eval.tasks={}"], load_modality)
     assert not found.eval.tasks
     assert found.eval.every == 7
+
+
+def test_overrides_count_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "modality: image\nrun_dir: r\neval: {every: 7, tasks: {a: {train: [x], test: [y]}}}\n",
+        encoding="utf-8",
+    )
+    others = ["eval.tasks={ }", "eval.tasks.b.train=[x]", "eval.tasks.b.test=[y]"]
+    assert list(load_config(path, others, load_modality).eval.tasks) == ["b"]
+    found = load_config(path, [*others, "eval={}", "eval.every=3"], load_modality).eval
+    assert (found.every, found.tasks) == (3, {})
 
 
 @pytest.mark.parametrize(

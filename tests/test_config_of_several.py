@@ -242,6 +242,10 @@ def test_an_override_that_would_change_nothing_is_refused(load: Load) -> None:
     [
         ("modalities: {text: {}, selfdistill.modalities.text: {}}", "last part of the name"),
         ("data: 3\nmodalities: {text: {}, audio: {}}", "^data: 3 is no section"),
+        (
+            "data: {workers: 1}\nmodalities: {text: {data: [a]}, audio: {}}",
+            r"^modalities\.text: data: \['a'\] does not fit: it is a section",
+        ),
     ],
 )
 def test_names_and_sections_that_cannot_be(load: Load, text: str, words: str) -> None:

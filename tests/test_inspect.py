@@ -307,6 +307,9 @@ def test_a_config_tells_what_is_padding(tmp_path: Path, rng: np.random.Generator
     assert found["padding"] == "25.0% of the inputs in batches of 1.2 seconds"
     found = rows(inspect_data([*words, "data.batch_length=0.15"]))
     assert found["padding"].startswith("data.batch_length: 0.15 does not hold one of the longest")
+    assert found["padding"].endswith("use at least 0.3")  # 0.2 is less than 0.2 as float32
+    found = rows(inspect_data([*words, "data.batch_length=0.3"]))
+    assert found["padding"].endswith("batches of 0.3 seconds")
 
 
 def test_several_modalities_are_told_one_by_one(runs: SmallRuns, tmp_path: Path) -> None:

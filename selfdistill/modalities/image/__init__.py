@@ -66,6 +66,12 @@ def check(config: RunConfig) -> None:
 
 def _check_masks(config: RunConfig, grid: tuple[int, int]) -> None:
     mask, patches = config.mask, grid[0] * grid[1]
+    if patches == 1:
+        raise UserError(
+            f"encoder.patch_size: {config.encoder.patch_size} makes one patch of an image of "
+            f"{' x '.join(map(str, config.input.size))}; a mask must leave something to see: "
+            "choose smaller patches, or a larger input.size"
+        )
     if mask.kind == "blocks":
         if not 0 < mask.num_patches < patches:
             raise UserError(

@@ -96,7 +96,7 @@ class ByLength(StepPlan):
             raise UserError(
                 f"data.batch_length: {batch_length} does not hold one of the longest samples "
                 f"({longest:.1f}) for each of the {parts} micro-batches of a step; use at least "
-                f"{ceil(parts * longest)}"
+                f"{ceil(10 * parts * longest) / 10:.10g}"
             )
         # of a step; not ``parts``, or other numbers of processes would have other steps
         self._fewest = int(batch_length / longest)

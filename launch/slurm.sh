@@ -136,7 +136,7 @@ fi
 case $code in
   0) say "finished" ;;
   2) say "stopped by a mistake in the config, the command or the data" ;;
-  3) say "stopped by the guard: collapsed, or no longer finite" ;;
+  3) say "stopped by the guard: collapsed, or step after step had to be left out" ;;
   4) say "stopped by too many bad samples" ;;
   75) say "preempted" ;;
   *) say "failed with exit code $code" ;;

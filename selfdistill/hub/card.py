@@ -80,7 +80,7 @@ def model_card(hub: HubFormat, config: RunConfig, origin: Origin, parameters: in
         f"{config.model.width} wide. Pretrained by {ARTICLES[config.strategy]} with selfdistill "
         f"{selfdistill.__version__}; these are the weights of the {origin.weights} after "
         f"{origin.step} of {config.train.steps} steps of {step_size(config)}"
-        f"{loss}.{_together(origin)}",
+        f"{loss}.{_together(origin)}{_begun(config)}",
         f"Data: {', '.join(f'`{name}`' for name in data)}. Set `license` and `datasets` above to "
         "what the data allow and are.",
         "## Use",
@@ -98,6 +98,12 @@ def _together(origin: Origin) -> str:
         return ""
     others = " and ".join(origin.trained_with)
     return f" Its layers learned from {others} at the same time; every step has samples of all."
+
+
+def _begun(config: RunConfig) -> str:
+    # not from which: the name may be a place on the run's machine
+    other = " Training began from other weights: name them above, as `base_model`."
+    return other if config.init_from else ""
 
 
 def _recipe(config: RunConfig) -> str:

@@ -165,6 +165,8 @@ def test_no_place_on_this_machine_is_told(
         words.append(f"input.tokenizer={source / 'tokenizer.json'}")
     assert runs.pretrain(modality, run, *words) == 0
     export(str(run), tmp_path / "out")
+    assert "Training began from other weights" in card_of(tmp_path / "out")
+    assert "Training began" not in card_of(source)
     places = [run, tmp_path, Path.home(), runs.folder, source, Path.cwd(), Path(__file__).parent]
     for path in (tmp_path / "out").iterdir():
         for place in (*map(str, places), "secret-run", "home-of-user", "init_from"):

@@ -21,7 +21,7 @@ class UserError(SelfdistillError):
 
 
 class HealthError(SelfdistillError):
-    """The run was stopped because it collapsed or its loss is no longer finite."""
+    """It collapsed, step after step had to be left out, or features are not finite."""
 
     exit_code = 3
 

@@ -38,15 +38,17 @@ def _run(options: argparse.Namespace) -> None:
     from selfdistill.packing.declaration import Job
     from selfdistill.packing.plan import Shape
 
-    own = packing_of(options.modality).options
-    given = _parser(options.modality, own).parse_args(options.words)
+    packing = packing_of(options.modality)
+    own = packing.options
+    parser = _parser(options.modality, own, has_manifests=bool(packing.manifests))
+    given = parser.parse_args(options.words)
     chosen = own(**{field.name: getattr(given, field.name) for field in fields(own)})
     job = Job(given.out, chosen, given.seed)
     shape = Shape(given.name, int(given.shard_size * 1e6), given.min_shards)
     print("\n".join(pack(options.modality, given.sources, job, shape, given.workers)))
 
 
-def _parser(modality: str, own: type) -> argparse.ArgumentParser:
+def _parser(modality: str, own: type, has_manifests: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"selfdistill pack {modality}",
         description="Write WebDataset shards for training, with an index and a summary. The same "
@@ -55,7 +57,8 @@ def _parser(modality: str, own: type) -> argparse.ArgumentParser:
         epilog=examples(f"pack {modality} raw/ --out data/mine"),
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, file or manifest")
+    source = "a folder, file or manifest" if has_manifests else "a folder or file"
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=source)
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="a new folder")
     kinds = get_type_hints(own)
     for field in fields(own):

@@ -18,7 +18,11 @@ def add(commands: Commands) -> None:
     )
     names_recipes(pretrain.add_argument("config", metavar="CONFIG", help=CONFIG))
     pretrain.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as optim.lr=1e-3"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="such as optim.lr=1e-3; the last one wins",
     )
     pretrain.add_argument(
         "--resume", action="store_true", help="refuse to start afresh if there is no checkpoint"

@@ -33,13 +33,14 @@ def add(commands: Commands) -> None:
         "--labels",
         type=path,
         metavar="FILE",
-        help=".csv or .tsv with key and class, or a .json object, in place of the .cls members",
+        help=".csv or .tsv with key and class, or a .json object, in place of the .cls members; no "
+        "two samples may have one key that it names",
     )
     probe.add_argument(
         "--probes",
         default=",".join(PROBES),
         metavar="NAMES",
-        help=f"some of {','.join(PROBES)} (default all)",
+        help=f"some of {','.join(PROBES)} (default all; of tokens linear and knn)",
     )
     probe.add_argument(
         "--neighbours", metavar="K", help="such as 1,5,20,100 (default, as far as samples go)"

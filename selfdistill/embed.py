@@ -28,7 +28,7 @@ from selfdistill.data.ledger import Bad
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.plain import Example, Samples, plain_examples
 from selfdistill.devices import choose_device
-from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.errors import BadSample, SelfdistillError, UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.outputs import check_output, say
 from selfdistill.pretrained import Weights, load_pretrained
@@ -62,9 +62,9 @@ class _Features:
             logger.warning("%s is longer than the model takes; its end is left out", key)
 
     def skip(self, bad: Bad) -> None:
-        key, reason, detail = bad
+        key, *found = bad
         self.skipped += 1
-        logger.warning("%s is skipped: %s", key, f"{reason} ({detail})" if detail else reason)
+        logger.warning("%s is skipped: %s", key, BadSample(*found))
 
 
 def embed(

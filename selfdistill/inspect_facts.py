@@ -12,7 +12,7 @@ from selfdistill.data.order import SampleOrder
 from selfdistill.data.steps import ByCount, ByLength, StepPlan
 from selfdistill.data.tally import Tally, read_labels, tally
 from selfdistill.data.tarindex import LABEL
-from selfdistill.errors import UserError
+from selfdistill.errors import BadSample, UserError
 from selfdistill.inspect_look import Looked, Subject, look_at
 from selfdistill.modalities.picture import Shown
 
@@ -178,8 +178,8 @@ def _faults(subject: Subject, looked: Looked) -> list[Row]:
     if looked.bad:
         counts = Counter(reason for _, reason, _ in looked.bad)
         reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
-        key, reason, detail = looked.bad[0]
-        first = f"{key}: {reason} {detail}".rstrip()
+        key, *found = looked.bad[0]
+        first = f"{key}: {BadSample(*found)}"
         words = (
             f"{len(looked.bad)} of {looked.count:,} samples looked at: {reasons} (such as {first})"
         )

@@ -63,7 +63,7 @@ def reasons_of(bad: Sequence[Bad]) -> str:
     """Of how many, and the first few."""
     counts = Counter(reason for _, reason, _ in bad)
     reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
-    examples = "; ".join(f"{key}: {reason} {detail}".strip() for key, reason, detail in bad[:5])
+    examples = "; ".join(f"{key}: {BadSample(*found)}" for key, *found in bad[:5])
     return f"{reasons} (such as {examples})"
 
 
@@ -175,8 +175,8 @@ class SkipLedgers:
             with errors_of(name, self._ledgers):
                 to_log = self._ledgers[name].add(loaded)
             whose = f"{name} " if len(self._ledgers) > 1 else ""
-            for key, reason, detail in to_log:
-                lines.append(f"skipped {whose}{key}: {reason} {detail}".rstrip())
+            for key, *found in to_log:
+                lines.append(f"skipped {whose}{key}: {BadSample(*found)}")
         return lines
 
     def total(self) -> int:

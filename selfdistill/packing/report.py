@@ -11,7 +11,7 @@ import numpy as np
 
 from selfdistill.amounts import counted, round_step, size
 from selfdistill.durable import write_atomically
-from selfdistill.errors import UserError
+from selfdistill.errors import BadSample, UserError
 from selfdistill.packing.declaration import Job, Skipped
 
 INDEX, INFO, SUMMARY, SKIPPED = "index.json", "_info.json", "summary.json", "skipped.jsonl"
@@ -221,9 +221,7 @@ def none_left(skipped: Sequence[Skipped]) -> UserError:
     if not skipped:
         return UserError("SOURCE: nothing of it can be packed: there is nothing in it")
     counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
-    examples = "; ".join(
-        f"{name}: {reason} {detail}".rstrip() for name, reason, detail in skipped[:3]
-    )
+    examples = "; ".join(f"{name}: {BadSample(*found)}" for name, *found in skipped[:3])
     return UserError(f"SOURCE: nothing of it can be packed: {counts} (such as {examples})")
 
 

@@ -235,7 +235,7 @@ def test_nothing_usable_stops_within_seconds(tmp_path: Path, workers: int) -> No
         next(stream(shards, workers=workers))
     assert time.monotonic() - start < 20
     assert str(caught.value).startswith("every sample tried was bad: 21 x too short (such as k")
-    assert "too short 3 samples, at least 4 needed" in str(caught.value)
+    assert "too short (3 samples, at least 4 needed)" in str(caught.value)
     assert str(caught.value).endswith("; samples: 3 to 4: 21")
     assert "Traceback" not in str(caught.value)
 
@@ -367,10 +367,10 @@ class TestSkipLedgers:
     def test_the_modality_is_named_where_there_are_several(self) -> None:
         several, one = SkipLedgers(1.0, ["a", "b"]), SkipLedgers(1.0, ["a"])
         assert several.add({"a": loaded(5), "b": loaded(5, *self.BAD)}) == [
-            "skipped b k: too short 1 of 4",
+            "skipped b k: too short (1 of 4)",
             "skipped b k: corrupt",
         ]
-        assert one.add({"a": loaded(5, *self.BAD[:1])}) == ["skipped k: too short 1 of 4"]
+        assert one.add({"a": loaded(5, *self.BAD[:1])}) == ["skipped k: too short (1 of 4)"]
         assert (several.total(), one.total()) == (2, 1)
 
     def test_each_has_its_own_budget(self) -> None:

@@ -1,6 +1,7 @@
 """Image bytes to pixels, random crops, and block masks."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def pixel_limit(pixels: int) -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+def pixels_in(error: Exception) -> str:
+    """How many an image has that Pillow refuses; the limit it names may be twice its own."""
+    found = re.search(r"\d+", str(error))
+    return f"{int(found[0]):,} pixels" if found else str(error)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -91,12 +98,12 @@ class ImagePipeline(InputPipeline):
             with pixel_limit(self.config.max_pixels):
                 image = upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise BadSample("image over input.max_pixels", str(error)) from error
+            raise BadSample("image over input.max_pixels", pixels_in(error)) from error
         except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
             # without the name of the object that the bytes were read from
             raise BadSample("undecodable image", str(error).partition(" <_io.")[0]) from error
         if min(image.size) < 2:
-            raise BadSample("image of one pixel's width or height", f"{image.size}")
+            raise BadSample("image of one pixel's width or height", "{} x {}".format(*image.size))
         return image
 
     def augment(self, raw: Image.Image, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.image.config import ImageInputConfig
-from selfdistill.modalities.image.data import FORMATS, pixel_limit, upright_rgb
+from selfdistill.modalities.image.data import FORMATS, pixel_limit, pixels_in, upright_rgb
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
     MAX_BYTES,
@@ -82,7 +82,7 @@ def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             kind, size = str(image.format), image.size
             if min(size) < 2:
-                raise BadSample("image of one pixel's width or height", f"{size}")
+                raise BadSample("image of one pixel's width or height", "{} x {}".format(*size))
             if max_side and max(size) > max_side:
                 return (*_smaller(image, max_side), max_side)
             image.draft(image.mode, (1, 1))  # an eighth is enough to see whether all is there
@@ -90,7 +90,8 @@ def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
     except BadSample:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadSample(f"more than {ImageInputConfig.max_pixels:,} pixels", str(error)) from error
+        reason = f"more than {ImageInputConfig.max_pixels:,} pixels"
+        raise BadSample(reason, pixels_in(error)) from error
     except UnidentifiedImageError as error:
         raise BadSample("undecodable image", f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
@@ -103,7 +104,7 @@ def _smaller(image: Image.Image, max_side: int) -> tuple[bytes, str]:
     image = upright_rgb(image)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     if min(image.size) < 2:
-        raise BadSample("image of one pixel's width or height", f"{image.size}")
+        raise BadSample("image of one pixel's width or height", "{} x {}".format(*image.size))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     return out.getvalue(), "JPEG"

@@ -21,7 +21,7 @@ from selfdistill.pictures.run import Pictures
 from selfdistill.probes.evaluate import Evaluator
 from selfdistill.probes.features import Features, Share
 from selfdistill.probes.table import render
-from selfdistill.run_layout import PICTURES
+from selfdistill.run_folder.layout import PICTURES
 
 NONE = Features([], np.empty(0, dtype=np.int64))
 

@@ -18,7 +18,7 @@ from selfdistill.hub.writer import (
 )
 from selfdistill.outputs import say
 from selfdistill.pretrained import Pretrained, Weights, load_all
-from selfdistill.run_files import MetricsFile, read_result
+from selfdistill.run_folder.files import MetricsFile, read_result
 
 CARD = "README.md"
 

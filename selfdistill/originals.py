@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import Modality, OriginalFormat, load_modality, modality_names
 from selfdistill.objective.data2vec import Data2Vec

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from selfdistill.amounts import counted
+from selfdistill.config_files.recipes import recipe_names
 from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
 from selfdistill.modalities.base import load_modality
@@ -34,7 +35,6 @@ from selfdistill.packing.shards import write_shard
 from selfdistill.packing.sources import Sources
 from selfdistill.packing.surveys import gather, survey_lot, unsurveyed
 from selfdistill.packing.workers import Bar, in_parallel
-from selfdistill.recipes import recipe_names
 
 
 def packing_of(modality: str) -> Packing:

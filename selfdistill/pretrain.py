@@ -16,7 +16,7 @@ from accelerate.utils import (
 )
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import dump_config
+from selfdistill.config_files.load import dump_config
 from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.metrics import MetricsWriter, Progress

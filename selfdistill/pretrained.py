@@ -15,7 +15,7 @@ from selfdistill.config import (
     RunConfig,
     TrainConfig,
 )
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.engine.checkpoint import find_checkpoint
 from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.errors import UserError

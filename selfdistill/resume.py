@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import plain_config
+from selfdistill.config_files.load import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
 from selfdistill.engine.checkpoint_files import read_state
 from selfdistill.engine.together import on_all
 from selfdistill.errors import UserError, errors_of
 from selfdistill.pretrained import run_folder
-from selfdistill.run_layout import CHECKPOINTS, CONFIG
+from selfdistill.run_folder.layout import CHECKPOINTS, CONFIG
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from modality_cases import MODALITY_CASES
 from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config, load_config
+from selfdistill.config_files.load import build_config, load_config
 from selfdistill.modalities.base import load_modality
 
 # sums over another number of threads have other last digits; and tests run side by side

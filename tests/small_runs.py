@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.objective.state import of_teacher

@@ -30,12 +30,12 @@ from raw_data import (
 )
 
 from selfdistill.cli import main
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
+from selfdistill.config_files.recipes import find_config
 from selfdistill.data.sidecar import read_sidecar
 from selfdistill.errors import Preempted, SelfdistillError, UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.packing.tarwriter import TarWriter
-from selfdistill.recipes import find_config
 
 SHARDS = 4
 OPTIONS: dict[str, dict[str, Any]] = {"audio": {}, "image": {"labels": "folder"}, "text": {}}

@@ -12,8 +12,8 @@ from small_runs import SmallRuns, checkpoint
 
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
-from selfdistill.config_file import dump_config, plain_config
-from selfdistill.inspect_data import inspect_data
+from selfdistill.config_files.load import dump_config, plain_config
+from selfdistill.inspection.data import inspect_data
 from selfdistill.redaction import RedactingFormatter, is_redacted, redacted
 from selfdistill.resume import compare_configs
 

@@ -61,10 +61,10 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from selfdistill.config_file import load_config
+    from selfdistill.config_files.load import load_config
+    from selfdistill.config_files.recipes import find_config
     from selfdistill.errors import UserError
     from selfdistill.modalities.base import load_modality
-    from selfdistill.recipes import find_config
 
     only_data = options.overrides[0] == DATA  # else it is the config
     path, *overrides = options.overrides[only_data:] or [None]

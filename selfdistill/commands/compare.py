@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from selfdistill.compare import compare
+    from selfdistill.reports.compare import compare
 
     table = compare(options.runs, options.out, options.task, options.probe)
     print(f"{table}\n\nwritten to {options.out}")

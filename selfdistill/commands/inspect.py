@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from selfdistill.inspect_data import inspect_data
+    from selfdistill.inspection.data import inspect_data
 
     table = inspect_data(
         [*options.names, *options.overrides],

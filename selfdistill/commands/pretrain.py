@@ -31,11 +31,11 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from selfdistill.config_file import load_config
+    from selfdistill.config_files.load import load_config
+    from selfdistill.config_files.recipes import find_config
     from selfdistill.engine.processes import lost_processes_explained
     from selfdistill.modalities.base import load_modality
     from selfdistill.pretrain import pretrain
-    from selfdistill.recipes import find_config
 
     config = load_config(find_config(options.config), options.overrides, load_modality)
     with lost_processes_explained():

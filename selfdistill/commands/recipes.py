@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from selfdistill.recipes import find_config, recipe_names
+    from selfdistill.config_files.recipes import find_config, recipe_names
 
     if options.name:
         text = find_config(options.name).read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _described(name: str, width: int) -> str:
-    from selfdistill.recipes import read_recipe
+    from selfdistill.config_files.recipes import read_recipe
 
     recipe = read_recipe(name)
     entries = [recipe.title, *(f"{word}: {text}" for word, text in recipe.facts.items())]

@@ -34,7 +34,7 @@ def names_recipes(action: argparse.Action) -> None:
     """Let shells complete an argument by the names of recipes, too (argcomplete)."""
 
     def complete(**_: Any) -> list[str]:
-        from selfdistill.recipes import recipe_names
+        from selfdistill.config_files.recipes import recipe_names
 
         return recipe_names()
 

@@ -24,7 +24,7 @@ from selfdistill.engine.checkpoint_files import (
     write_checkpoint,
 )
 from selfdistill.errors import SelfdistillError, UserError
-from selfdistill.run_layout import CHECKPOINT, CHECKPOINTS, MANIFEST, checkpoint_name
+from selfdistill.run_folder.layout import CHECKPOINT, CHECKPOINTS, MANIFEST, checkpoint_name
 
 logger = logging.getLogger(__name__)
 

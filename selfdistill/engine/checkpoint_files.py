@@ -19,7 +19,7 @@ from torch import Tensor
 
 from selfdistill.durable import sync_folder, write_synced
 from selfdistill.errors import UserError
-from selfdistill.run_layout import CHECKPOINT, MANIFEST
+from selfdistill.run_folder.layout import CHECKPOINT, MANIFEST
 from selfdistill.tensor_files import save_tensors
 
 _FORMAT = 2

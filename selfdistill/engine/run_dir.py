@@ -17,7 +17,7 @@ import torch
 from selfdistill.durable import write_atomically
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.redaction import all_redacted
-from selfdistill.run_layout import (
+from selfdistill.run_folder.layout import (
     CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,

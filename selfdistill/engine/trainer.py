@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import plain_config
+from selfdistill.config_files.load import plain_config
 from selfdistill.data.ledger import MicroBatch, SkipLedgers, joined
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint

@@ -9,7 +9,7 @@ import yaml
 
 import selfdistill
 from selfdistill.config import CompatConfig, RunConfig
-from selfdistill.config_file import dump_config
+from selfdistill.config_files.load import dump_config
 from selfdistill.modalities.base import HubFormat, step_size
 from selfdistill.probes.table import render
 

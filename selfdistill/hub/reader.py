@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.modalities.base import HubFormat, Modality, load_modality, modality_names

@@ -11,7 +11,7 @@ from selfdistill.durable import write_atomically
 from selfdistill.engine.metrics import MetricsWriter
 from selfdistill.modalities.backbone import Backbone
 from selfdistill.probes.evaluate import Evaluator
-from selfdistill.run_layout import DRAWN
+from selfdistill.run_folder.layout import DRAWN
 
 if TYPE_CHECKING:
     from selfdistill.pictures.drawing import Drawing

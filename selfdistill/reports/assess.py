@@ -9,8 +9,8 @@ from selfdistill.config import DataConfig, GuardConfig
 from selfdistill.health.bands import Band, bands
 from selfdistill.health.figures import FIGURES, family_of
 from selfdistill.health.verdict import Finding, Verdict, judge, judge_probes, verdict
-from selfdistill.run_files import section
-from selfdistill.run_record import Log, Record
+from selfdistill.run_folder.files import section
+from selfdistill.run_folder.record import Log, Record
 
 _TOLERATED = 0.5
 """Share of data.max_bad_share, which stops a run, above which bad samples are worth a look."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from selfdistill.amounts import duration
 from selfdistill.redaction import redacted
-from selfdistill.run_files import section
-from selfdistill.run_record import Record
-from selfdistill.run_scores import settings, written
+from selfdistill.run_folder.files import section
+from selfdistill.run_folder.record import Record
+from selfdistill.run_folder.scores import settings, written
 
 _SHOWN = (
     "modality",

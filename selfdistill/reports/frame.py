@@ -14,8 +14,8 @@ from selfdistill.probes.table import PROBES
 from selfdistill.reports import facts
 from selfdistill.reports.assess import Group
 from selfdistill.reports.life import State
-from selfdistill.run_files import SavedStep, section
-from selfdistill.run_record import Record
+from selfdistill.run_folder.files import SavedStep, section
+from selfdistill.run_folder.record import Record
 
 _BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))
 _ASCII = "_.,-=+*#"

@@ -12,9 +12,9 @@ from statistics import median
 from typing import Literal
 
 from selfdistill.amounts import duration
-from selfdistill.run_files import SavedStep
-from selfdistill.run_layout import LOCK
-from selfdistill.run_record import Record
+from selfdistill.run_folder.files import SavedStep
+from selfdistill.run_folder.layout import LOCK
+from selfdistill.run_folder.record import Record
 
 State = Literal["running", "silent", "unknown", "stopped", "finished"]
 _HOLDER = re.compile(r"process (\d+) on host (\S+)")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from selfdistill.run_layout import PICTURES
+from selfdistill.run_folder.layout import PICTURES
 
 _KINDS = {
     ".png": "image/png",

@@ -26,8 +26,8 @@ from selfdistill.reports.html import (
     verdict_card,
 )
 from selfdistill.reports.pictures import pictures
-from selfdistill.run_record import Record, check_named_once, read_record
-from selfdistill.run_scores import differing, settings
+from selfdistill.run_folder.record import Record, check_named_once, read_record
+from selfdistill.run_folder.scores import differing, settings
 
 _HEALTHY = "every figure that has a healthy band is inside it"
 _PROBES = (

@@ -10,9 +10,9 @@ from selfdistill.plots import Curve
 from selfdistill.probes.table import BASELINES, PROBES, compared, points_over
 from selfdistill.reports.chart import Chart, svg
 from selfdistill.reports.html import key, levels_key, runs_table, sentence
-from selfdistill.run_files import section
-from selfdistill.run_record import Record
-from selfdistill.run_scores import levels, levels_of_several
+from selfdistill.run_folder.files import section
+from selfdistill.run_folder.record import Record
+from selfdistill.run_folder.scores import levels, levels_of_several
 
 _SOURCES = {"raw": "raw input", "untrained": "untrained encoder", "trained": "trained encoder"}
 _NORMAL = 1.96

@@ -15,9 +15,9 @@ from selfdistill.errors import UserError
 from selfdistill.reports.assess import Group, assess, groups
 from selfdistill.reports.frame import Line, View, frame
 from selfdistill.reports.life import holder, life
-from selfdistill.run_files import MetricsFile, Row, checkpoints, read_config, read_result
-from selfdistill.run_layout import CONFIG, LOCK, METRICS
-from selfdistill.run_record import Record
+from selfdistill.run_folder.files import MetricsFile, Row, checkpoints, read_config, read_result
+from selfdistill.run_folder.layout import CONFIG, LOCK, METRICS
+from selfdistill.run_folder.record import Record
 
 Found = TypeVar("Found")
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"

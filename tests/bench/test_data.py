@@ -20,7 +20,7 @@ from selfdistill.bench import data as bench
 from selfdistill.bench.data import STAGES, bench_data
 from selfdistill.bench.data_table import table
 from selfdistill.cli import main
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.errors import DataBudgetError, UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.image.data import ImagePipeline

@@ -31,7 +31,7 @@ from measuring import Action, Ratio, Seconds, in_turns, median, origin, ratio_of
 from memory import batch_of
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.data.ledger import Loaded
 from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from measuring import Action, in_turns, median, origin, ratio_of, write_result
 
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.engine.optim import build_optimizer
 from selfdistill.masking import block_masks, painted_squares, row_keys, span_masks
 from selfdistill.modalities.base import load_modality

@@ -34,7 +34,7 @@ from torch import Tensor
 from torchvision.io import decode_jpeg
 from torchvision.transforms import v2
 
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.data.shards import ShardSet
 from selfdistill.modalities.base import load_modality

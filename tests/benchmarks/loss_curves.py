@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill.run_files import MetricsFile
+from selfdistill.run_folder.files import MetricsFile
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -24,7 +24,7 @@ from against_transformers import _ours, noise, on_cpu
 from measuring import in_turns, median, origin, write_result
 from memory import Peak
 
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
 
 SMALL = (

@@ -18,7 +18,7 @@ from measuring import Seconds, median, taken
 from memory import batch_of
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.optim import build_optimizer

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import torch
 from recipe_files import FILES, load
 from torch import nn
 
-from selfdistill.config_file import dump_config, load_config
+from selfdistill.config_files.load import dump_config, load_config
 from selfdistill.engine.optim import build_scheduler
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfdistill.config import GuardConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.errors import HealthError
 from selfdistill.modalities.base import load_modality

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from selfdistill.config import GuardConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.engine.guard import CollapseGuard
 from selfdistill.health.bands import bands
 from selfdistill.health.verdict import early_signs, judge

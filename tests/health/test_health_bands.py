@@ -10,7 +10,7 @@ from selfdistill.errors import HealthError
 from selfdistill.health.bands import bands
 from selfdistill.health.figures import FIGURES, family_of, figure_of
 from selfdistill.health.verdict import Finding, judge, judge_probes, since, verdict
-from selfdistill.run_record import read_record
+from selfdistill.run_folder.record import read_record
 
 GUARD = GuardConfig(after_steps=20, min_relative_std=0.5, min_relative_rank=0.25, patience=2)
 STEPS = [10, 20, 30, 40, 50]

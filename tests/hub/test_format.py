@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.errors import UserError
 from selfdistill.hub.writer import config_json, hub_tensors, why_not_exportable
 from selfdistill.modalities.backbone import Backbone, build_backbone

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfdistill.config import EncoderConfig, MaskConfig, RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.engine.optim import build_optimizer
 from selfdistill.errors import UserError
 from selfdistill.masking import clone_keys, row_keys, span_masks

@@ -12,7 +12,7 @@ from modality_cases import MODALITIES, MODALITY_CASES, Sample
 from small_runs import SmallRuns
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.errors import BadSample
 from selfdistill.masking import row_keys

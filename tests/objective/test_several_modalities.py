@@ -8,7 +8,7 @@ from encoder_cases import batch_of, randomised
 from modality_cases.image import SQUARE
 
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config
+from selfdistill.config_files.load import build_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec

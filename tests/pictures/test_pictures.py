@@ -27,7 +27,7 @@ from selfdistill.pictures import drawing, scene
 from selfdistill.pictures.drawing import MOST_BYTES, as_png, file_name
 from selfdistill.pictures.examples import Grid, training_examples
 from selfdistill.pictures.run import Pictures
-from selfdistill.run_layout import DRAWN
+from selfdistill.run_folder.layout import DRAWN
 
 NAMES = {
     "audio": {"principal_components_over_time", "similarity_of_moments"},

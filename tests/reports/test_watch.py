@@ -24,7 +24,7 @@ from selfdistill.health.figures import FIGURES
 from selfdistill.reports.frame import frame, sparkline
 from selfdistill.reports.life import Holder, holder, life
 from selfdistill.reports.watch import Watcher, watch
-from selfdistill.run_record import read_record
+from selfdistill.run_folder.record import read_record
 
 HERE = socket.gethostname()
 

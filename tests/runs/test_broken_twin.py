@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.errors import HealthError
 from selfdistill.modalities.base import load_modality

@@ -18,7 +18,7 @@ from worlds import Job, train
 
 from selfdistill import export
 from selfdistill.cli import main
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.data.loader import _Plan
 from selfdistill.engine.interval import OF_A_MODALITY
 from selfdistill.engine.saving import Saver

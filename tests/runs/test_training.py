@@ -20,7 +20,7 @@ from small_runs import saved
 from tiny import JOINT, STEPS, write_task
 from worlds import Job, train
 
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
 from selfdistill.schedules import ema_decay
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from selfdistill.inspect_facts import Findings
-from selfdistill.inspect_look import Subject
+from selfdistill.inspection.facts import Findings
+from selfdistill.inspection.look import Subject
 from selfdistill.modalities.picture import Area, Shown
 from selfdistill.pictures.examples import Grid
 from selfdistill.plots import saved

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from selfdistill.errors import UserError
 
-FOLDER = Path(__file__).parent / "configs"
+FOLDER = Path(__file__).parents[1] / "configs"
 """In the repository a link to the folder at its top."""
 SUFFIX = ".yaml"
 FACTS = ("Hardware", "Time", "Data", "Expect")

@@ -15,8 +15,8 @@ from selfdistill.folders import as_text
 from selfdistill.outputs import check_output
 from selfdistill.plots import Curve, Panel, draw
 from selfdistill.probes.table import PROBES, aligned
-from selfdistill.run_record import check_named_once
-from selfdistill.run_scores import Place, Run, differing, levels_of_several, read_run
+from selfdistill.run_folder.record import check_named_once
+from selfdistill.run_folder.scores import Place, Run, differing, levels_of_several, read_run
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from selfdistill.errors import UserError
-from selfdistill.run_record import Record, read_record
+from selfdistill.run_folder.record import Record, read_record
 
 # at any depth: the parts of a run over several modalities have them too
 _NOT_COMPARED = {"run_dir", "seed", "resume"}

@@ -10,7 +10,7 @@ from typing import Any
 from selfdistill.config import short_name
 from selfdistill.errors import UserError
 from selfdistill.folders import as_text
-from selfdistill.run_files import (
+from selfdistill.run_folder.files import (
     MetricsFile,
     Row,
     read_config,
@@ -18,7 +18,7 @@ from selfdistill.run_files import (
     read_result,
     section,
 )
-from selfdistill.run_layout import CONFIG
+from selfdistill.run_folder.layout import CONFIG
 
 # a run over several modalities puts the modality's name in front
 _SCORE = re.compile(r"(?:(?P<modality>[^/]+)/)?eval/(?P<task>.+)/(?P<probe>[^/]+)")

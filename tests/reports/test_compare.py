@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from selfdistill import compare as module
 from selfdistill.cli import main
-from selfdistill.compare import Reached, compare, reached
 from selfdistill.errors import UserError
 from selfdistill.plots import Curve, Panel
-from selfdistill.run_scores import read_run
+from selfdistill.reports import compare as module
+from selfdistill.reports.compare import Reached, compare, reached
+from selfdistill.run_folder.scores import read_run
 
 MakeRun = Callable[..., Path]
 

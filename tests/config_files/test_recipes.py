@@ -11,15 +11,15 @@ import yaml
 from selfdistill.bench.flops import step_flops
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
-from selfdistill.config_file import load_config
+from selfdistill.config_files.load import load_config
+from selfdistill.config_files.recipes import FACTS, FOLDER, find_config, read_recipe, recipe_names
 from selfdistill.errors import UserError
 from selfdistill.masking import clone_keys, random_tokens, row_keys, span_masks
 from selfdistill.modalities.base import load_modality
 from selfdistill.models.flops import Counts
-from selfdistill.recipes import FACTS, FOLDER, find_config, read_recipe, recipe_names
 from selfdistill.types import Batch, Masks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = recipe_names()
 CLIP_SECONDS = {"audio/base_audioset": 10.0, "audio/data2vec2_large": 20.0}
 """Others have LibriSpeech's mean."""

@@ -13,7 +13,7 @@ from selfdistill.data.steps import ByCount, ByLength, StepPlan
 from selfdistill.data.tally import Tally, read_labels, tally
 from selfdistill.data.tarindex import LABEL
 from selfdistill.errors import BadSample, UserError
-from selfdistill.inspect_look import Looked, Subject, look_at
+from selfdistill.inspection.look import Looked, Subject, look_at
 from selfdistill.modalities.picture import Shown
 
 LABELS_READ = 200_000

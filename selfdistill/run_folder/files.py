@@ -12,7 +12,7 @@ import yaml
 
 from selfdistill.config import short_name
 from selfdistill.errors import UserError
-from selfdistill.run_layout import (
+from selfdistill.run_folder.layout import (
     CHECKPOINT,
     CHECKPOINTS,
     CONFIG,

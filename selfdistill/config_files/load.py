@@ -21,15 +21,15 @@ from selfdistill.config import (
     TeacherConfig,
     short_name,
 )
-from selfdistill.config_limits import check, check_together
-from selfdistill.config_mistakes import (
+from selfdistill.config_files.limits import check, check_together
+from selfdistill.config_files.mistakes import (
     refuse_interpolation,
     refuse_misfits,
     refuse_nested,
     refuse_unknown,
     told,
 )
-from selfdistill.config_yaml import read_sections
+from selfdistill.config_files.plain_yaml import read_sections
 from selfdistill.errors import UserError
 from selfdistill.redaction import all_redacted
 

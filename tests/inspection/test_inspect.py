@@ -22,16 +22,16 @@ from small_runs import JOINT, SmallRuns
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import write_config, write_shard
 
-from selfdistill import inspect_data as module
-from selfdistill import inspect_look
 from selfdistill.cli import main
 from selfdistill.data.elsewhere.retries import add_retry, take_retries
 from selfdistill.data.locations import resolve
 from selfdistill.data.shards import ShardSet
 from selfdistill.data.sidecar import write_sidecar
 from selfdistill.errors import UserError
-from selfdistill.inspect_data import inspect_data
-from selfdistill.inspect_look import Subject, look_at
+from selfdistill.inspection import data as module
+from selfdistill.inspection import look
+from selfdistill.inspection.data import inspect_data
+from selfdistill.inspection.look import Subject, look_at
 from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.picture import Area, SamplePicture, Shown
 
@@ -221,19 +221,19 @@ def test_faults_are_warned_of_once(
 def test_a_part_of_many_samples_is_looked_at(
     runs: SmallRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_look, "LOOKED_AT", 10)
+    monkeypatch.setattr(look, "LOOKED_AT", 10)
     found = rows(inspect_data(runs.shards("audio")))
     assert found["bad samples"] == "none of 10 samples looked at"
     assert found["total length"].startswith("about ")
-    monkeypatch.setattr(inspect_look, "SHARDS_LOOKED_AT", 1)
-    monkeypatch.setattr(inspect_look, "LOOKED_AT", 30)
+    monkeypatch.setattr(look, "SHARDS_LOOKED_AT", 1)
+    monkeypatch.setattr(look, "LOOKED_AT", 30)
     assert rows(inspect_data(runs.shards("audio")))["bad samples"].startswith("none of 24 ")
 
 
 def test_lengths_of_an_index_are_believed(
     runs: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_look, "LOOKED_AT", 4)
+    monkeypatch.setattr(look, "LOOKED_AT", 4)
     path = tmp_path / "a.tar"
     path.write_bytes(Path(runs.shards("audio")[0]).read_bytes())
     lengths = np.full(24, 300, np.float32)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from selfdistill.config import DecoderConfig, GuardConfig, ObjectiveConfig, RunConfig, TeacherConfig
-from selfdistill.config_file import dump_config, plain_config
+from selfdistill.config_files.load import dump_config, plain_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 

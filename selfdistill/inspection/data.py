@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from selfdistill.config import DataConfig, RunConfig
-from selfdistill.config_file import build_config, load_config
+from selfdistill.config_files.load import build_config, load_config
+from selfdistill.config_files.recipes import find_config, recipe_names
 from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.locations import Location, resolve
 from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError, errors_of
-from selfdistill.inspect_facts import look
-from selfdistill.inspect_look import Subject
-from selfdistill.inspect_page import page, words
-from selfdistill.inspect_sheet import Part, sheet
+from selfdistill.inspection.facts import look
+from selfdistill.inspection.look import Subject
+from selfdistill.inspection.page import page, words
+from selfdistill.inspection.sheet import Part, sheet
 from selfdistill.modalities.base import Modality, load_modality, modality_names
 from selfdistill.modalities.picture import SamplePicture
 from selfdistill.outputs import check_output
-from selfdistill.recipes import find_config, recipe_names
 from selfdistill.redaction import all_redacted
 from selfdistill.run_data import batch_sizes
-from selfdistill.run_layout import CONFIG
+from selfdistill.run_folder.layout import CONFIG
 
 SUFFIXES = (".png", ".svg", ".html")
 CONFIGS = (".yaml", ".yml")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from selfdistill.inspect_facts import Findings, Histogram
-from selfdistill.inspect_sheet import Part, heading, picture
+from selfdistill.inspection.facts import Findings, Histogram
+from selfdistill.inspection.sheet import Part, heading, picture
 from selfdistill.modalities.picture import MASKED
 from selfdistill.reports.html import document
 

@@ -8,8 +8,8 @@ import pytest
 from run_folders import config, evaluation, row, write_run
 
 from selfdistill.errors import UserError
-from selfdistill.run_files import MetricsFile, checkpoints
-from selfdistill.run_record import Record, read_record
+from selfdistill.run_folder.files import MetricsFile, checkpoints
+from selfdistill.run_folder.record import Record, read_record
 
 
 def append(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from modality_cases import MODALITIES
 
 from selfdistill.cli import main
 from selfdistill.config import RunConfig
-from selfdistill.config_file import build_config, dump_config, load_config
+from selfdistill.config_files.load import build_config, dump_config, load_config
 from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 

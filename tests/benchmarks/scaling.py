@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from against_transformers import _ours, noise, on_cpu
 from measuring import in_turns, median, origin, write_result
 from memory import Peak
+from side_by_side import noise, on_cpu, our_step
 
 from selfdistill.config_files.load import load_config
 from selfdistill.modalities.base import load_modality
@@ -93,7 +93,7 @@ def doublings(values: list[float]) -> list[float]:
 
 
 def seconds_of(path: Path, words: tuple[str, ...], sizes: list[Size], rounds: int) -> list[float]:
-    steps = {str(s.n): _ours(*noise(path, (*words, *s.words), s.batch)) for s in sizes}
+    steps = {str(s.n): our_step(*noise(path, (*words, *s.words), s.batch)) for s in sizes}
     found = in_turns(steps, rounds, partial(print, flush=True))
     return [median(values).processor for values in found.values()]
 
@@ -103,7 +103,7 @@ def peak_megabytes(path: Path, words: tuple[str, ...], size: Size) -> float:
     config, batch = noise(path, (*words, *size.words), size.batch)
     gc.collect()
     with Peak() as counter:
-        step = _ours(config, batch)
+        step = our_step(config, batch)
         step()
         step()
     return counter.most / 2**20

@@ -12,17 +12,10 @@ from launching import fresh_accelerate
 
 pytest.importorskip("transformers", reason="the other loop is built around its models")
 
-import against_transformers
-from against_transformers import (
-    MODALITIES,
-    NO_DROPOUT,
-    OURS,
-    Case,
-    Times,
-    compare_times,
-    steps_of,
-)
+import side_by_side
+from against_transformers import NO_DROPOUT, BesideLoop
 from measuring import Action
+from side_by_side import MODALITIES, OURS, Times, compare_times, steps_of
 from todays_loop import TodaysLoop
 
 from selfdistill.data.ledger import Loaded
@@ -51,8 +44,9 @@ def accelerate() -> Iterator[None]:
         yield
 
 
-def case_of(modality: str, *words: str) -> Case:
-    return Case(modality, 2, (*SIZE, *OWN[modality], *words))
+def case_of(modality: str, *words: str) -> BesideLoop:
+    words = (*SIZE, *OWN[modality], *words)
+    return BesideLoop(modality=modality, batch_size=2, words=words)
 
 
 def measured(steps: dict[str, Action]) -> tuple[Times, str]:
@@ -111,8 +105,8 @@ def test_on_a_gpu_ours_is_given_the_batch_as_the_loader_gives_it(
         def __init__(self, *_: object) -> None:
             self.step = steps.append
 
-    monkeypatch.setattr(against_transformers, "build_accelerator", OnGpu)
-    monkeypatch.setattr(against_transformers, "Trainer", OnGpu)
+    monkeypatch.setattr(side_by_side, "build_accelerator", OnGpu)
+    monkeypatch.setattr(side_by_side, "Trainer", OnGpu)
     monkeypatch.setattr(Loaded, "pin_memory", lambda self: "pinned")
-    against_transformers._ours(*case_of("image").build())()
+    side_by_side.our_step(*case_of("image").build())()
     assert steps == [[{"image": "pinned"}]]

@@ -74,7 +74,7 @@ def _defaults_let_pass() -> Iterator[None]:
 
 def import_original(source: Path) -> None:
     """What ``OriginalStep`` needs, from a checkout of fairseq."""
-    if str(source) not in sys.path:
+    if not any(isinstance(finder, _StandIns) for finder in sys.meta_path):
         sys.path.insert(0, str(source))
         sys.meta_path.append(_StandIns())
     logging.disable(logging.INFO)

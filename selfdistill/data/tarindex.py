@@ -145,17 +145,17 @@ class Contents:
         for number, count, name in self.repeated:
             if self.extensions[number] in wanted:
                 faults.add("duplicates of an earlier member are skipped", name, count)
-        for number, extension in enumerate(self.extensions):
-            if extension not in wanted and extension.rpartition(".")[2] in wanted:
-                found = owner[(self.extension == number) & ~kept[owner]]
-                if not len(found):  # a picture may have a map beside it, 1.jpg and 1.seg.png
-                    continue
-                faults.add(
-                    "skipped for a dot in the name: the extension starts at the first dot of the "
-                    "file name, so rename them without other dots",
-                    f"{_name(self.names, self.name_ends, int(found[0]))}.{extension}",
-                    len(found),
-                )
+        dotted = [e not in wanted and e.rpartition(".")[2] in wanted for e in self.extensions]
+        # a picture may have a map beside it, 1.jpg and 1.seg.png
+        lost = np.flatnonzero(np.array(dotted, bool)[self.extension] & ~kept[owner])
+        if len(lost):
+            key = _name(self.names, self.name_ends, int(owner[lost[0]]))
+            faults.add(
+                "skipped for a dot in the name: the extension starts at the first dot of the file "
+                "name, so rename them without other dots",
+                f"{key}.{self.extensions[self.extension[lost[0]]]}",
+                len(lost),
+            )
         return faults.reasons()
 
 

@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import soundfile
@@ -13,10 +14,9 @@ from selfdistill.data.pipeline import InputPipeline, padded
 from selfdistill.errors import BadSample
 from selfdistill.masking import clone_keys, painted_spans, span_masks
 from selfdistill.modalities.audio.encoder import frame_count, receptive_field
+from selfdistill.modalities.audio.partial_reads import check_read_whole
 from selfdistill.modalities.audio.resampling import resample
 from selfdistill.modalities.audio.spectrogram import log_mel
-from selfdistill.modalities.audio.wav import check_announced
-from selfdistill.modalities.audio.whole import check_whole
 from selfdistill.types import Batch, Masks
 
 MAX_VALUES = 2**27
@@ -39,12 +39,8 @@ def seconds(sample: Mapping[str, bytes]) -> float:
     Raises:
         BadSample: it is no audio, or the header does not say.
     """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data := _member(sample))) as file:
-            check_whole(data, file)
-            return _frames(file) / file.samplerate
-    except RuntimeError as error:
-        raise BadSample("undecodable audio", told(error)) from error
+    with _opened(sample) as file:
+        return _frames(file) / file.samplerate
 
 
 def told(error: Exception) -> str:
@@ -52,12 +48,18 @@ def told(error: Exception) -> str:
     return str(getattr(error, "error_string", error))
 
 
-def _member(sample: Mapping[str, bytes]) -> bytes:
+@contextmanager
+def _opened(sample: Mapping[str, bytes]) -> Iterator[soundfile.SoundFile]:
+    """A clip; ``BadSample`` where it cannot be opened, or be read in the block."""
     data = next(sample[e] for e in EXTENSIONS if e in sample)
     if not data:
         raise BadSample("empty audio")
-    check_announced(io.BytesIO(data))
-    return data
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            check_read_whole(data, file)
+            yield file
+    except RuntimeError as error:
+        raise BadSample("undecodable audio", told(error)) from error
 
 
 def _frames(file: soundfile.SoundFile) -> int:
@@ -85,14 +87,9 @@ class AudioPipeline(InputPipeline):
 
     def decode(self, sample: Mapping[str, bytes]) -> np.ndarray:
         """float32 [L], mixed down and resampled, not yet cropped or normalised."""
-        data = _member(sample)
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
-                check_whole(data, file)
-                rate, most = file.samplerate, min(_frames(file), MAX_VALUES // file.channels)
-                waveform = file.read(most, dtype="float32", always_2d=True)
-        except RuntimeError as error:
-            raise BadSample("undecodable audio", told(error)) from error
+        with _opened(sample) as file:
+            rate, most = file.samplerate, min(_frames(file), MAX_VALUES // file.channels)
+            waveform = file.read(most, dtype="float32", always_2d=True)
         mono = waveform[:, 0] if waveform.shape[1] == 1 else waveform.mean(axis=1)
         if not MIN_RATE <= rate <= MAX_RATE:
             raise BadSample(f"sampling rate outside {MIN_RATE} to {MAX_RATE} Hz", f"{rate} Hz")

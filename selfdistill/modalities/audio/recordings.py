@@ -13,9 +13,8 @@ import soundfile
 
 from selfdistill.errors import BadSample
 from selfdistill.modalities.audio.data import told
+from selfdistill.modalities.audio.partial_reads import check_read_whole
 from selfdistill.modalities.audio.resampling import resample
-from selfdistill.modalities.audio.wav import check_announced
-from selfdistill.modalities.audio.whole import check_whole
 from selfdistill.packing.entries import Input
 
 SEARCHED = 0.1
@@ -41,7 +40,7 @@ def opened(source: Input) -> Iterator[soundfile.SoundFile]:
     try:
         with open(source.path, "rb") as raw, _sound(raw, source.path) as file:
             with mmap(raw.fileno(), 0, access=ACCESS_READ) as content:
-                check_whole(content, file)
+                check_read_whole(content, file)
             yield file
     except OSError as error:
         raise BadSample("cannot be read", str(error.strerror)) from error
@@ -51,8 +50,6 @@ def opened(source: Input) -> Iterator[soundfile.SoundFile]:
 
 def _sound(raw: BinaryIO, path: str) -> soundfile.SoundFile:
     """As training opens it, from its bytes; by its name where that is not enough."""
-    check_announced(raw)
-    raw.seek(0)
     try:
         return soundfile.SoundFile(raw)
     except TypeError as error:  # a .raw, which tells nothing of itself

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from selfdistill.amounts import counted, round_step, size
+from selfdistill.data.ledger import reasons_of
 from selfdistill.durable import write_atomically
-from selfdistill.errors import BadSample, UserError
+from selfdistill.errors import UserError
 from selfdistill.packing.declaration import Job, Skipped
 
 INDEX, INFO, SUMMARY, SKIPPED = "index.json", "_info.json", "summary.json", "skipped.jsonl"
@@ -159,7 +160,7 @@ class Totals:
         if changes:
             lines += ["", "changed:", *(f"  {count:,} x {change}" for change, count in changes)]
         if self.ignored:
-            kinds = sorted(self.ignored.items(), key=lambda entry: (-entry[1], entry[0]))
+            kinds = _frequent_first(self.ignored)
             shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:8])
             lines.append(f"files of another kind: {shown}{', ...' if len(kinds) > 8 else ''}")
         return lines
@@ -175,7 +176,7 @@ class Totals:
         return {"length": round(float(np.sum(lengths)), 3)} if self.adds_up else {}
 
     def _reasons(self) -> list[tuple[str, int]]:
-        return reasons(self.skipped)
+        return _frequent_first(Counter(reason for _, reason, _ in self.skipped))
 
     def _changes(self) -> list[tuple[str, int]]:
         total = Counter[str]()
@@ -210,9 +211,7 @@ def finished(job: Job) -> list[str]:
     return lines if whole else []
 
 
-def reasons(skipped: Iterable[Skipped]) -> list[tuple[str, int]]:
-    """How often each reason was given, the most frequent first."""
-    counts = Counter(reason for _, reason, _ in skipped)
+def _frequent_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -220,9 +219,7 @@ def none_left(skipped: Sequence[Skipped]) -> UserError:
     """The error of sources of which nothing is left."""
     if not skipped:
         return UserError("SOURCE: nothing of it can be packed: there is nothing in it")
-    counts = ", ".join(f"{count} x {reason}" for reason, count in reasons(skipped))
-    examples = "; ".join(f"{name}: {BadSample(*found)}" for name, *found in skipped[:3])
-    return UserError(f"SOURCE: nothing of it can be packed: {counts} (such as {examples})")
+    return UserError(f"SOURCE: nothing of it can be packed: {reasons_of(skipped)}")
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[float, float, int]]:

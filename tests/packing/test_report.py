@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selfdistill.packing.declaration import Job
-from selfdistill.packing.report import ShardReport, Totals, histogram, load_report, reasons
+from selfdistill.packing.report import ShardReport, Totals, histogram, load_report
 
 
 def test_a_histogram_has_round_edges_and_all_samples() -> None:
@@ -54,7 +54,7 @@ def test_the_summary_in_words(tmp_path: Path) -> None:
     text = "\n".join(replace(totals(tmp_path), shards=few_long).words(job))
     assert re.search(r"\n  400 to 450 +125  ###", text)
     assert re.search(r"\n  450 or more +126  ###", text)
-    assert reasons(totals(tmp_path).skipped) == [("broken", 2), ("empty", 1)]
+    assert list(totals(tmp_path).summary()["skipped"].items()) == [("broken", 2), ("empty", 1)]
 
 
 def test_lengths_that_do_not_add_up_are_not_summed(tmp_path: Path) -> None:

@@ -189,8 +189,7 @@ class _Work:
 
     def _run(self, function: Callable[[Any], None], tasks: Iterable[Any], bar: Bar) -> None:
         preload = self.packing.read.__module__
-        for _ in in_parallel(function, tasks, self.workers, preload, bar):
-            pass
+        in_parallel(function, tasks, self.workers, preload, bar)
 
     def rest(self) -> str:
         """What to do where the work was broken off, in words."""

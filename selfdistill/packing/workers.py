@@ -1,9 +1,11 @@
 """Work in parallel over processes, with a bar that shows how far all of them are."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -12,7 +14,6 @@ from selfdistill.child_process import obey_parent
 from selfdistill.errors import SelfdistillError
 
 Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _AHEAD = 2
 """Tasks given out per worker; each may hold some megabytes."""
@@ -22,20 +23,6 @@ _SHOWN_EVERY = 0.3
 
 class Stopped(Exception):
     """The work was called off."""
-
-
-class _Counts:
-    """Samples, bytes and length done; and whether to stop."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    def add(self, samples: int, size: int, length: float) -> None:
-        with self.values.get_lock():
-            if self.values[3]:
-                raise Stopped
-            for place, value in enumerate((samples, size, length)):
-                self.values[place] += value
 
 
 def _tell_nobody(samples: int, size: int, length: float) -> None:
@@ -99,13 +86,9 @@ class Bar:
 
 
 def in_parallel(
-    function: Callable[[Task], Result],
-    tasks: Iterable[Task],
-    workers: int,
-    preload: str,
-    bar: Bar,
-) -> Iterator[Result]:
-    """What ``function`` gives for each task, in no certain order.
+    function: Callable[[Task], None], tasks: Iterable[Task], workers: int, preload: str, bar: Bar
+) -> None:
+    """Call ``function`` with each task, in no certain order.
 
     Args:
         function: of a module; it calls ``advance``.
@@ -122,52 +105,48 @@ def in_parallel(
         global _report
         before, _report = _report, bar.add
         try:
-            yield from map(function, tasks)
+            for task in tasks:
+                function(task)
         finally:
             _report = before
         return
     # not fork: this process may have threads
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload, __name__])
-    counts = _Counts(context.Array("d", 4))
-    executor = ProcessPoolExecutor(workers, context, _start_worker, (counts.values,))
+    # samples, bytes and length done, and whether to stop
+    counts = context.Array("d", 4)
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (counts,))
+    rest, running = iter(tasks), set[Future[None]]()
     try:
-        yield from _results(executor, function, tasks, _AHEAD * workers, bar, counts)
+        while True:
+            some = islice(rest, _AHEAD * workers - len(running))
+            running |= {executor.submit(function, task) for task in some}
+            if not running:
+                return
+            done, running = wait(running, _SHOWN_EVERY, FIRST_COMPLETED)
+            samples, size, length, _ = counts[:]
+            bar.show(int(samples), int(size), length)
+            for future in done:
+                future.result()
     except BrokenProcessPool as error:
         raise SelfdistillError(
             "a worker process was killed, perhaps for its memory; run the same command again, with "
             "fewer --workers, to go on"
         ) from error
     finally:
-        counts.values[3] = 1
+        counts[3] = 1
         executor.shutdown(cancel_futures=True)
 
 
-def _results(
-    executor: ProcessPoolExecutor,
-    function: Callable[[Task], Result],
-    tasks: Iterable[Task],
-    most: int,
-    bar: Bar,
-    counts: _Counts,
-) -> Iterator[Result]:
-    running: set[Future[Result]] = set()
-    rest = iter(tasks)
-    done_giving = False
-    while running or not done_giving:
-        while not done_giving and len(running) < most:
-            try:
-                running.add(executor.submit(function, next(rest)))
-            except StopIteration:
-                done_giving = True
-        done, running = wait(running, _SHOWN_EVERY, FIRST_COMPLETED)
-        samples, size, length, _ = counts.values[:]
-        bar.show(int(samples), int(size), length)
-        for future in done:
-            yield future.result()
-
-
-def _start_worker(values: Any) -> None:
+def _start_worker(counts: Any) -> None:
     global _report
-    _report = _Counts(values).add
+    _report = partial(_count, counts)
     obey_parent()
+
+
+def _count(counts: Any, samples: int, size: int, length: float) -> None:
+    with counts.get_lock():
+        if counts[3]:
+            raise Stopped
+        for place, value in enumerate((samples, size, length)):
+            counts[place] += value

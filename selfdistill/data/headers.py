@@ -12,9 +12,8 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from selfdistill.data.sources import CUT_GZIP, Source
-from selfdistill.data.tarindex import BLOCK, Contents, Faults, starts
+from selfdistill.data.tarindex import BLOCK, MEMBER_BYTES, Contents, Faults, starts
 
-MEMBER_BYTES = 1 << 30
 HEADER_BYTES = 1 << 20
 TAIL_BYTES = 1 << 20
 """That are looked at behind the last member; tar pads its files with zeros to records of less."""

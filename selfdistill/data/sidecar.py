@@ -15,9 +15,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from selfdistill.data.headers import MEMBER_BYTES, list_tar
+from selfdistill.data.headers import list_tar
 from selfdistill.data.sources import open_file
-from selfdistill.data.tarindex import BLOCK, Contents, TarIndex, starts
+from selfdistill.data.tarindex import BLOCK, MEMBER_BYTES, Contents, TarIndex, starts
 from selfdistill.durable import write_atomically
 
 SUFFIX = ".index"

@@ -15,6 +15,8 @@ LABEL = "cls"
 
 BLOCK = 512
 """Everything in a tar starts at a multiple of so many bytes."""
+MEMBER_BYTES = 1 << 30
+"""Of the largest member that is read."""
 MEMBER = np.dtype([("extension", "u1"), ("block", "u4"), ("size", "i4")])
 
 

@@ -28,9 +28,6 @@ PIECE = np.dtype(
 of that, where it lies in the input or its lot's spill, the bytes it will have, about, and its
 length."""
 
-MAX_BYTES = 1 << 30
-"""Of one sample; what reads shards takes no larger members."""
-
 Skipped = tuple[str, str, str]
 """Name of an input or of a part of it, reason, detail."""
 

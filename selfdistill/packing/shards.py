@@ -4,9 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from selfdistill.data.tarindex import MEMBER_BYTES
 from selfdistill.durable import sync_folder
 from selfdistill.errors import BadSample
-from selfdistill.packing.declaration import MAX_BYTES, Job, Packing, Piece, Sample, Skipped
+from selfdistill.packing.declaration import Job, Packing, Piece, Sample, Skipped
 from selfdistill.packing.folder import writing
 from selfdistill.packing.report import ShardReport
 from selfdistill.packing.tarwriter import TarWriter
@@ -58,8 +59,8 @@ def write_shard(packing: Packing, job: Job, name: str, pieces: Sequence[Piece]) 
 
 def _sample(packing: Packing, job: Job, piece: Piece) -> Sample:
     sample = packing.read(job, piece)
-    if any(len(data) > MAX_BYTES for data in sample.members.values()):
-        raise BadSample(f"more than {MAX_BYTES:,} bytes")
+    if any(len(data) > MEMBER_BYTES for data in sample.members.values()):
+        raise BadSample(f"more than {MEMBER_BYTES:,} bytes")
     return sample
 
 

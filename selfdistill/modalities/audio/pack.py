@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from selfdistill.data.tarindex import MEMBER_BYTES
 from selfdistill.errors import BadSample, UserError
 from selfdistill.folders import as_text
 from selfdistill.modalities.audio.data import EXTENSIONS, MAX_RATE, MIN_RATE
@@ -28,7 +29,6 @@ from selfdistill.modalities.audio.recordings import (
 )
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
-    MAX_BYTES,
     PIECE,
     Job,
     Lot,
@@ -103,8 +103,8 @@ def _clips(options: AudioOptions, source: Input) -> Iterator[tuple[int, ...]]:
     fits = seconds <= options.max_seconds and _extension(source) in EXTENSIONS
     as_asked = not options.rate or (options.rate, 1) == (rate, channels)
     if is_whole and fits and as_asked and is_told:
-        if source.size > MAX_BYTES:
-            raise BadSample(f"a file of more than {MAX_BYTES:,} bytes")
+        if source.size > MEMBER_BYTES:
+            raise BadSample(f"a file of more than {MEMBER_BYTES:,} bytes")
         yield -1, 0, 0, 0, source.size, seconds
         return
     if channels > FLAC_CHANNELS and not options.rate:
@@ -117,7 +117,7 @@ def _clips(options: AudioOptions, source: Input) -> Iterator[tuple[int, ...]]:
     ends = [first + round((last - first) * i / count) for i in range(count + 1)]
     for number, (start, stop) in enumerate(pairwise(ends)):
         values = (stop - start) * (options.rate / rate if options.rate else channels)
-        size = min(int(values * _FLAC_BYTES), MAX_BYTES)
+        size = min(int(values * _FLAC_BYTES), MEMBER_BYTES)
         yield (number if count > 1 else -1), 0, start, stop, size, (stop - start) / rate
 
 

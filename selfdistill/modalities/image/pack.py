@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from selfdistill.data.tarindex import MEMBER_BYTES
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.image.config import ImageInputConfig
 from selfdistill.modalities.image.data import FORMATS, pixel_limit, pixels_in, upright_rgb
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
-    MAX_BYTES,
     PIECE,
     Job,
     Lot,
@@ -48,12 +48,12 @@ def survey(job: Job, lot: Lot) -> Survey:
     rows = [
         (number, lot.number, -1, 0, 0, 0, source.size, 0.0)
         for number, source in lot.items
-        if 0 < source.size <= MAX_BYTES
+        if 0 < source.size <= MEMBER_BYTES
     ]
     skipped = [
         (source.name, *_why_not(source.size))
         for _, source in lot.items
-        if not 0 < source.size <= MAX_BYTES
+        if not 0 < source.size <= MEMBER_BYTES
     ]
     return Survey(np.array(rows, PIECE), skipped)
 
@@ -61,7 +61,7 @@ def survey(job: Job, lot: Lot) -> Survey:
 def _why_not(size: int) -> tuple[str, str]:
     if size <= 0:
         return ("empty image" if size == 0 else "cannot be read"), ""
-    return f"a file of more than {MAX_BYTES:,} bytes", f"{size:,} bytes"
+    return f"a file of more than {MEMBER_BYTES:,} bytes", f"{size:,} bytes"
 
 
 def read(job: Job, piece: Piece) -> Sample:

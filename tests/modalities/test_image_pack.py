@@ -120,7 +120,7 @@ def test_a_bomb_is_not_decoded(
     (tmp_path / "in/bomb.png").write_bytes(bytes(data))
     packed("image", tmp_path / "in", tmp_path / "out", max_side=max_side)
     assert list(samples(tmp_path / "out")) == ["fits"]
-    too_many = "more than 5,000 pixels"
+    too_many = "image over input.max_pixels=5000"
     assert skipped(tmp_path / "out") == {"large.png": too_many, "bomb.png": too_many}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform
 from torch import nn
 
@@ -28,24 +28,44 @@ _WITH_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"
 
 
 @contextmanager
-def pixel_limit(pixels: int) -> Iterator[None]:
-    """Make Pillow refuse to open what has more pixels, and warn of nothing else, such as EXIF data
-    that are damaged; its own limit is put back afterwards."""
+def decoding(max_pixels: int) -> Iterator[None]:
+    """Let Pillow decode bytes that nobody vouches for.
+
+    It opens nothing that has more pixels, and warns of nothing, such as EXIF data that are damaged;
+    its own limit is put back afterwards.
+
+    Raises:
+        BadSample: whatever it raises.
+    """
     before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = pixels
+    Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
+    except BadSample:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadSample(f"image over input.max_pixels={max_pixels}", _pixels_in(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadSample("undecodable image", f"none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
+        raise BadSample("undecodable image", str(error)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def pixels_in(error: Exception) -> str:
+def _pixels_in(error: Exception) -> str:
     """How many an image has that Pillow refuses; the limit it names may be twice its own."""
     found = re.search(r"\d+", str(error))
     return f"{int(found[0]):,} pixels" if found else str(error)
+
+
+def check_sides(image: Image.Image) -> None:
+    """Refuse what cannot be resized to anything of use."""
+    if min(image.size) < 2:
+        raise BadSample("image of one pixel's width or height", "{} x {}".format(*image.size))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -94,16 +114,9 @@ class ImagePipeline(InputPipeline):
         data = next(sample[e] for e in self.extensions if e in sample)
         if not data:
             raise BadSample("empty image")
-        try:
-            with pixel_limit(self.config.max_pixels):
-                image = upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise BadSample("image over input.max_pixels", pixels_in(error)) from error
-        except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
-            # without the name of the object that the bytes were read from
-            raise BadSample("undecodable image", str(error).partition(" <_io.")[0]) from error
-        if min(image.size) < 2:
-            raise BadSample("image of one pixel's width or height", "{} x {}".format(*image.size))
+        with decoding(self.config.max_pixels):
+            image = upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+        check_sides(image)
         return image
 
     def augment(self, raw: Image.Image, rng: np.random.Generator) -> np.ndarray:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from selfdistill.data.tarindex import MEMBER_BYTES
 from selfdistill.errors import BadSample, UserError
 from selfdistill.modalities.image.config import ImageInputConfig
-from selfdistill.modalities.image.data import FORMATS, pixel_limit, pixels_in, upright_rgb
+from selfdistill.modalities.image.data import FORMATS, check_sides, decoding, upright_rgb
 from selfdistill.packing.classes import class_member, labels_option, write_classes
 from selfdistill.packing.declaration import (
     PIECE,
@@ -77,34 +77,22 @@ def read(job: Job, piece: Piece) -> Sample:
 
 def _checked(data: bytes, max_side: int) -> tuple[bytes, str, int]:
     """The bytes of a picture, its format and its longer side."""
-    try:
-        with pixel_limit(ImageInputConfig.max_pixels):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            kind, size = str(image.format), image.size
-            if min(size) < 2:
-                raise BadSample("image of one pixel's width or height", "{} x {}".format(*size))
-            if max_side and max(size) > max_side:
-                return (*_smaller(image, max_side), max_side)
-            image.draft(image.mode, (1, 1))  # an eighth is enough to see whether all is there
-            image.load()
-    except BadSample:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = f"more than {ImageInputConfig.max_pixels:,} pixels"
-        raise BadSample(reason, pixels_in(error)) from error
-    except UnidentifiedImageError as error:
-        raise BadSample("undecodable image", f"none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's plugins raise all sorts of things on corrupt bytes
-        raise BadSample("undecodable image", str(error)) from error
-    return data, kind, max(size)
+    with decoding(ImageInputConfig.max_pixels):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        check_sides(image)
+        kind, longer = str(image.format), max(image.size)
+        if max_side and longer > max_side:
+            return (*_smaller(image, max_side), max_side)
+        image.draft(image.mode, (1, 1))  # an eighth is enough to see whether all is there
+        image.load()
+    return data, kind, longer
 
 
 def _smaller(image: Image.Image, max_side: int) -> tuple[bytes, str]:
     image.draft("RGB", (2 * max_side, 2 * max_side))
     image = upright_rgb(image)
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    if min(image.size) < 2:
-        raise BadSample("image of one pixel's width or height", "{} x {}".format(*image.size))
+    check_sides(image)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     return out.getvalue(), "JPEG"

@@ -250,7 +250,7 @@ def check_spans(mask_prob: float, mask_length: int) -> None:
 def modality_names() -> list[str]:
     """The modalities that come with the package."""
     package = importlib.import_module("selfdistill.modalities")
-    return sorted(m.name for m in pkgutil.iter_modules([str(Path(package.__path__[0]))]) if m.ispkg)
+    return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if found.ispkg)
 
 
 def load_modality(name: str) -> Modality:

@@ -23,11 +23,11 @@ _FORMAT = 2
 def begin(job: Job, inputs: Inputs, plan: Mapping[str, Any]) -> bool:
     """Write down what is going to be done; or see that it is what was begun here.
 
+    What a killed process left half-written is removed.
+
     Args:
         plan: by the names of the command line, what the result depends on beside the inputs and the
             job's options.
-
-    What a killed process left half-written is removed.
 
     Returns:
         Whether nothing was begun yet.

@@ -39,11 +39,11 @@ def assign(sizes: np.ndarray, seed: int, shape: Shape) -> list[np.ndarray]:
         Per shard its samples, int64 and never empty.
     """
     order = np.argsort(row_keys(seed, np.arange(len(sizes))), kind="stable")
-    ends = np.cumsum(planned_size(sizes[order].astype(np.int64)))
+    planned = planned_size(sizes[order].astype(np.int64))
+    ends = np.cumsum(planned)
     least = min(shape.min_shards, len(sizes))
     count = max(-(-int(ends[-1]) // shape.shard_size), least)
-    middles = ends - planned_size(sizes[order].astype(np.int64)) / 2
-    shard = (middles * (count / ends[-1])).astype(np.int64).clip(0, count - 1)
+    shard = ((ends - planned / 2) * (count / ends[-1])).astype(np.int64).clip(0, count - 1)
     cuts = np.flatnonzero(np.diff(shard)) + 1
     if len(cuts) + 1 < least:  # samples of very different sizes
         return np.array_split(order, least)

@@ -90,8 +90,8 @@ class AudioEncoder(FeatureEncoder):
         self.conv_layers = [list(layer) for layer in encoder.conv_layers]
         self.local = LocalFeatures(encoder, width)
         self.input_dropout = Dropout(encoder.input_dropout)
-        if config.strategy == "dense":
-            self.mask_token = nn.Parameter(torch.rand(width))
+        is_dense = config.strategy == "dense"
+        self.mask_token = nn.Parameter(torch.rand(width)) if is_dense else None
         widths = [width] * (encoder.position_depth + 1)
         kernel, groups = encoder.position_kernel, encoder.position_groups
         self.positions = ConvStack(widths, kernel, groups, residual=False)
@@ -103,9 +103,9 @@ class AudioEncoder(FeatureEncoder):
     @property
     def mask_vector(self) -> Tensor:
         """Frames that are dropped are silent to the positions of the others."""
-        if hasattr(self, "mask_token"):
-            return self.mask_token
-        return self.local.projection.weight.new_zeros(())
+        if self.mask_token is None:
+            return self.local.projection.weight.new_zeros(())
+        return self.mask_token
 
     def embed(self, inputs: Tensor, lengths: Tensor | None) -> Tokens:
         x = self.local(inputs)

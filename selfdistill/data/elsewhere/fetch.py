@@ -83,19 +83,17 @@ class RemoteShard(Shard):
             self._say_in_parts()  # before workers are forked, who would all say it
         note = self._fetcher.cache.note(self._name_in_cache())
         try:
-            found = self._beside(extensions)
+            if (found := self._beside(extensions)) is not None:
+                self._digest = self._published = found.sha256
+                return found
         except BadSidecar:
             if note is None:
                 raise
-            found = None
-        if found is None and note is not None:
+        if note is not None:
             with suppress(BadSidecar):
                 found = read_sidecar(note, extensions)
                 self._digest = found.sha256
                 return found
-        if found is not None:
-            self._digest = self._published = found.sha256
-            return found
         self._fetcher.say_once(
             "index",
             "%s: shard '%s' has no index beside it, so all of it is downloaded to see what it "

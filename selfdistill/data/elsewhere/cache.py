@@ -208,9 +208,8 @@ def _claimed(path: Path) -> Iterator[int | None]:
     descriptor = os.open(path, NEW, 0o600)
     mine = False
     try:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = _is(path, descriptor)  # or its former owner has renamed or removed it
+        # its former owner may have renamed or removed it
+        mine = _locked(descriptor) and _is(path, descriptor)
         yield descriptor if mine else None
     finally:
         if mine and _is(path, descriptor):

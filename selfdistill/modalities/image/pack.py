@@ -19,6 +19,7 @@ from selfdistill.packing.declaration import (
     Packing,
     Piece,
     Sample,
+    Skipped,
     Survey,
     option,
 )
@@ -45,23 +46,19 @@ def check(options: ImageOptions) -> None:
 
 def survey(job: Job, lot: Lot) -> Survey:
     """One piece per file; nothing is opened."""
-    rows = [
-        (number, lot.number, -1, 0, 0, 0, source.size, 0.0)
-        for number, source in lot.items
-        if 0 < source.size <= MEMBER_BYTES
-    ]
-    skipped = [
-        (source.name, *_why_not(source.size))
-        for _, source in lot.items
-        if not 0 < source.size <= MEMBER_BYTES
-    ]
+    rows: list[tuple[float, ...]] = []
+    skipped: list[Skipped] = []
+    for number, source in lot.items:
+        if source.size < 0:
+            skipped.append((source.name, "cannot be read", ""))
+        elif source.size == 0:
+            skipped.append((source.name, "empty image", ""))
+        elif source.size > MEMBER_BYTES:
+            too_large = f"a file of more than {MEMBER_BYTES:,} bytes"
+            skipped.append((source.name, too_large, f"{source.size:,} bytes"))
+        else:
+            rows.append((number, lot.number, -1, 0, 0, 0, source.size, 0.0))
     return Survey(np.array(rows, PIECE), skipped)
-
-
-def _why_not(size: int) -> tuple[str, str]:
-    if size <= 0:
-        return ("empty image" if size == 0 else "cannot be read"), ""
-    return f"a file of more than {MEMBER_BYTES:,} bytes", f"{size:,} bytes"
 
 
 def read(job: Job, piece: Piece) -> Sample:

@@ -172,7 +172,16 @@ def _normalizers(model: SentencePieceModel) -> Iterator[normalizers.Normalizer]:
 
 def identity_normalizer(byte_fallback: bool) -> normalizers.Normalizer:
     """That of a model which has the identity normaliser and no piece with white space."""
-    bare = SentencePieceModel([], 1, False, byte_fallback, b"", True, True, True)
+    bare = SentencePieceModel(
+        pieces=[],
+        model_type=1,
+        treat_whitespace_as_suffix=False,
+        byte_fallback=byte_fallback,
+        precompiled_charsmap=b"",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=True,
+        escape_whitespaces=True,
+    )
     return normalizers.Sequence(list(_normalizers(bare)))
 
 

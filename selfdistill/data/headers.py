@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
-from selfdistill.data.sources import CUT_GZIP, Source
+from selfdistill.data.sources import CUT_GZIP, TarSource
 from selfdistill.data.tarindex import BLOCK, MEMBER_BYTES, Contents, Faults, starts
 
 HEADER_BYTES = 1 << 20
@@ -20,9 +20,9 @@ TAIL_BYTES = 1 << 20
 
 
 class _Headers(io.RawIOBase):
-    """A ``Source`` as the file that tarfile reads headers from, none of them of absurd size."""
+    """A ``TarSource`` as the file that tarfile reads headers from, none of them of absurd size."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: TarSource) -> None:
         self._source = source
         self._position = 0
 
@@ -57,7 +57,7 @@ def _usable(member: tarfile.TarInfo, faults: Faults) -> bool:
     return False
 
 
-def _members(source: Source, faults: Faults) -> Iterator[tarfile.TarInfo]:
+def _members(source: TarSource, faults: Faults) -> Iterator[tarfile.TarInfo]:
     """The regular files whose bytes are all there.
 
     Raises:
@@ -92,7 +92,7 @@ def _members(source: Source, faults: Faults) -> Iterator[tarfile.TarInfo]:
         faults.add(faults.cut)
 
 
-def list_tar(source: Source) -> Contents:
+def list_tar(source: TarSource) -> Contents:
     """Find all samples of a shard by reading every header.
 
     Raises:
@@ -132,7 +132,7 @@ def list_tar(source: Source) -> Contents:
     )
 
 
-def cut_off(source: Source) -> str:
+def cut_off(source: TarSource) -> str:
     """Why there may be more of a tar than there is; empty: it has its end, or this is no tar."""
     if source.fault:  # gzip data that is corrupt or too large would be so again
         return source.fault if source.fault == CUT_GZIP else ""

@@ -24,7 +24,7 @@ from selfdistill.data.sidecar import (
 from selfdistill.data.sources import (
     GZIP,
     FileSource,
-    Source,
+    TarSource,
     changed,
     identity,
     open_file,
@@ -71,15 +71,15 @@ class Shard(ABC):
         """
 
     @abstractmethod
-    def open(self) -> Source:
+    def open(self) -> TarSource:
         """Its bytes, once it is known; raises ``SelfdistillError`` where it is not what it was."""
 
-    def walk(self, source: Source) -> Contents:
+    def walk(self, source: TarSource) -> Contents:
         """Read all headers of what ``open`` gave."""
         return list_tar(source)
 
     @abstractmethod
-    def is_good(self, source: Source) -> bool:
+    def is_good(self, source: TarSource) -> bool:
         """Whether what ``open`` gave still has the bytes that it had; asked when it is read again
         after others."""
 
@@ -187,13 +187,13 @@ class LocalShard(Shard):
             return True
         return False
 
-    def open(self) -> Source:
+    def open(self) -> TarSource:
         source = open_file(self.path, self.key)
         if source.identity() != self._identity:
             raise changed(self.key, self.shown)
         return source
 
-    def is_good(self, source: Source) -> bool:
+    def is_good(self, source: TarSource) -> bool:
         assert isinstance(source, FileSource)
         return bool(source.memory) or source.identity() == self._identity
 

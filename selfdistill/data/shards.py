@@ -23,7 +23,7 @@ from selfdistill.data.shard import (
     check_use,
     learn_all,
 )
-from selfdistill.data.sources import UNREAD, Source, changed
+from selfdistill.data.sources import UNREAD, TarSource, changed
 from selfdistill.data.tarindex import LABEL, TarIndex
 from selfdistill.errors import UserError
 
@@ -85,7 +85,7 @@ class ShardSet:
         self.key = key
         self._access = access or Access.of(DataConfig())
         shards = _shards(locations, key, self._access)
-        self._sources: OrderedDict[int, Source] = OrderedDict()
+        self._sources: OrderedDict[int, TarSource] = OrderedDict()
         self._ahead = -1
         self._shards: list[Shard] = []
         self.indexes: list[TarIndex] = []
@@ -157,7 +157,7 @@ class ShardSet:
             ways = "make it again, take it out of the list, or set data.skip_bad_shards=true"
         return UnusableShard(f"{self.key}: shard '{shown}' {why}; {ways}")
 
-    def _source(self, number: int) -> Source:
+    def _source(self, number: int) -> TarSource:
         if self._sources and next(reversed(self._sources)) == number:
             return self._sources[number]
         shard = self._shards[number]

@@ -21,7 +21,7 @@ Identity = tuple[int, int, int]
 """Bytes, time of the last change in ns, and inode of a file."""
 
 
-class Source(ABC):
+class TarSource(ABC):
     """The bytes of one shard's tar.
 
     Attributes:
@@ -51,13 +51,13 @@ class Source(ABC):
         return [self.read(offset, size) for offset, size in places]
 
 
-class FileSource(Source):
+class FileSource(TarSource):
     """A shard that is an open file; gzip data is decompressed into memory.
 
     Args:
         descriptor: of the file; closed with the source.
         shown: its name in messages.
-        borrowed: see ``Source``.
+        borrowed: see ``TarSource``.
 
     Raises:
         OSError: it cannot be read.
@@ -126,7 +126,7 @@ def unreadable(key: str, path: Path, error: OSError) -> UserError:
     return UserError(f"{key}: cannot read shard '{path}': {error.strerror}")
 
 
-class MemorySource(Source):
+class MemorySource(TarSource):
     """A shard whose tar is in memory."""
 
     def __init__(self, data: bytearray, fault: str, shown: str) -> None:

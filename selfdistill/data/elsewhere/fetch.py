@@ -24,7 +24,7 @@ from selfdistill.data.sidecar import (
     encode_sidecar,
     read_sidecar,
 )
-from selfdistill.data.sources import FileSource, Source, changed
+from selfdistill.data.sources import FileSource, TarSource, changed
 from selfdistill.data.tarindex import Contents
 from selfdistill.errors import SelfdistillError
 
@@ -117,7 +117,7 @@ class RemoteShard(Shard):
         check_size(sidecar, self._stamp.size)
         return sidecar
 
-    def open(self) -> Source:
+    def open(self) -> TarSource:
         try:
             descriptor = self._in_cache()
         except (NoRoom, TooLarge):
@@ -130,12 +130,12 @@ class RemoteShard(Shard):
                 f"'{self._fetcher.access.cache_folder}': {error.strerror}"
             ) from error
 
-    def is_good(self, source: Source) -> bool:
+    def is_good(self, source: TarSource) -> bool:
         if isinstance(source, FileSource):
             source.touch()
         return True
 
-    def walk(self, source: Source) -> Contents:
+    def walk(self, source: TarSource) -> Contents:
         contents = list_tar(Ahead(source))
         size = source.size if self._stamp.size is None else self._stamp.size
         note = encode_sidecar(contents, size=size, tar_size=source.size, digest=self._digest)
@@ -182,7 +182,7 @@ class RemoteShard(Shard):
             file.check(self._stamp)
         self._digest = digest
 
-    def _in_parts(self) -> Source:
+    def _in_parts(self) -> TarSource:
         access = self._fetcher.access
         if not self._stamp.parts:
             raise SelfdistillError(

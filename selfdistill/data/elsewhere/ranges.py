@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from selfdistill.data.elsewhere.remote import PART, RemoteFile
 from selfdistill.data.elsewhere.transport import Stamp
-from selfdistill.data.sources import GZIP, MemorySource, Source, inflate
+from selfdistill.data.sources import GZIP, MemorySource, TarSource, inflate
 
 GAP = 64 << 10
 """Bytes between two places below which both are asked for together."""
 
 
-def open_ranges(file: RemoteFile, stamp: Stamp) -> Source:
+def open_ranges(file: RemoteFile, stamp: Stamp) -> TarSource:
     """The source of a shard elsewhere in the state ``stamp``, which says that it has parts; raises
     as ``RemoteFile`` does."""
     file.check(stamp)
@@ -19,7 +19,7 @@ def open_ranges(file: RemoteFile, stamp: Stamp) -> Source:
     return RangeSource(file, stamp)
 
 
-class RangeSource(Source):
+class RangeSource(TarSource):
     """A tar elsewhere; every read is a request."""
 
     def __init__(self, file: RemoteFile, stamp: Stamp) -> None:
@@ -41,10 +41,10 @@ class RangeSource(Source):
         return [found[offset - first : offset - first + size] for offset, size in places]
 
 
-class Ahead(Source):
+class Ahead(TarSource):
     """Another source, read in large pieces by somebody who goes through it in order."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: TarSource) -> None:
         self._source = source
         self._start, self._piece = 0, b""
         self.shown, self.size, self.fault = source.shown, source.size, source.fault

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfdistill.config import RunConfig
-from selfdistill.modalities.audio.picture import draw_mel, frame_start
+from selfdistill.modalities.audio.picture import draw_mel, frame_start, lay_bare, name_seconds
 from selfdistill.modalities.learned import (
     ALIKE,
     BAR,
@@ -23,7 +23,7 @@ from selfdistill.modalities.learned import (
     directions,
     sheet,
 )
-from selfdistill.modalities.picture import INK, title_of
+from selfdistill.modalities.picture import title_of
 
 SECONDS = 8.0
 """Of a clip; more cannot be told apart."""
@@ -80,7 +80,7 @@ class AudioFeatures(FeaturePicture):
                 self._bare(axes, look)
             for axes in (above, strips[0]):
                 axes.tick_params(labelbottom=False, bottom=False)
-            strips[-1].set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
+            name_seconds(strips[-1])
         return area.figure
 
     def _similarity(self, looks: Sequence[Look], origin: Sequence[str]) -> Figure:
@@ -118,7 +118,7 @@ class AudioFeatures(FeaturePicture):
                 axes.xaxis.set_major_locator(MaxNLocator(4))
                 axes.yaxis.set_major_locator(MaxNLocator(4, prune="upper"))
                 axes.tick_params(labelbottom=place == 1, bottom=place == 1)
-            axes.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
+            name_seconds(axes)
             above = area.axes(left, BAR + BELOW + 2 * (side + GAP), side, MEL)
             self._draw_mel(above, look)
             self._bare(above, look)
@@ -142,7 +142,4 @@ class AudioFeatures(FeaturePicture):
 
     def _bare(self, axes: Axes, look: Look) -> None:
         axes.set_xlim(0, min(len(look.example) / self._rate, SECONDS))
-        axes.grid(visible=False)
-        axes.tick_params(colors=INK, labelsize=7, length=2.5)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        lay_bare(axes)

@@ -53,13 +53,10 @@ class AudioPicture(SamplePicture):
         draw_mel(below, shown.value, self._rate)
         for axes in (above, below):
             axes.set_facecolor("none")
-            axes.grid(visible=False)
-            axes.tick_params(colors=INK, labelsize=7, length=2.5)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            lay_bare(axes)
         above.tick_params(labelbottom=False, bottom=False)
         above.set_xlim(0, len(shown.value) / self._rate)
-        below.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
+        name_seconds(below)
         for first, last in runs(shown.masked) if shown.masked is not None else ():
             span = [frame_start(frame, self._layers) / self._rate for frame in (first, last)]
             for axes in (above, below):
@@ -79,6 +76,18 @@ def frame_start(frame: int, conv_layers: Sequence[Sequence[int]]) -> float:
     """The sample at which a frame begins, taken as the middle part of what it sees."""
     hop = prod(layer[2] for layer in conv_layers)
     return frame * hop + (receptive_field(conv_layers) - hop) / 2
+
+
+def lay_bare(axes: Axes) -> None:
+    """Leave numbers and ticks, without a frame."""
+    axes.grid(visible=False)
+    axes.tick_params(colors=INK, labelsize=7, length=2.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def name_seconds(axes: Axes) -> None:
+    axes.set_xlabel("seconds", color=INK, fontsize=7, labelpad=1)
 
 
 def draw_mel(axes: Axes, wave: np.ndarray, rate: int) -> None:

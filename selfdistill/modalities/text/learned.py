@@ -18,14 +18,13 @@ from selfdistill.modalities.learned import (
 )
 from selfdistill.modalities.picture import INK, MASKED, Area
 from selfdistill.modalities.text.data import TextPipeline
-from selfdistill.modalities.text.picture import piece_text
+from selfdistill.modalities.text.picture import MONOSPACE, piece_text
 from selfdistill.modalities.text.sentencepiece_json import SPACE
 from selfdistill.modalities.text.tokenizer import EOS_ID
 
 SIZE = 6.8
 """Points of the letters."""
-ADVANCE = 0.602 * SIZE / 72
-"""Inches from one letter to the next, of DejaVu Sans Mono."""
+ADVANCE = MONOSPACE * SIZE
 LINE = 0.15
 SPACING = 0.13
 TOKENS, NEAREST = 6, 4

@@ -15,10 +15,11 @@ from selfdistill.modalities.text.data import EXTENSIONS, TextPipeline, prepare, 
 from selfdistill.modalities.text.sentencepiece_json import SPACE
 from selfdistill.modalities.text.tokenizer import MODEL_FILE, TOKENIZER_FILE
 
+MONOSPACE = 0.602 / 72
+"""Inches from one letter of DejaVu Sans Mono to the next, per point of its size."""
 SIZE = 8.0
 """Points of the letters."""
-ADVANCE = 0.602 * SIZE / 72
-"""Inches from one letter to the next, of DejaVu Sans Mono."""
+ADVANCE = MONOSPACE * SIZE
 LINE = 0.2
 GAP = 0.03
 LINES = 10

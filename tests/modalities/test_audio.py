@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import tracemalloc
 import wave
 from collections.abc import Callable
 from typing import Any
@@ -450,6 +451,18 @@ def test_the_spectrogram_peaks_at_the_tone(rate: int) -> None:
         expected = 2595 * np.log10(1 + hertz / 700) / top * 41 - 1
         assert bands.shape[1] == 40
         assert bands.mean(0).argmax() == pytest.approx(expected, abs=1)
+
+
+def test_the_spectrogram_of_a_long_clip_takes_little_memory() -> None:
+    """Samples of a set are drawn as they are, and one may be an hour."""
+    waveform = np.zeros(180 * 16_000, np.float32)
+    tracemalloc.start()
+    try:
+        bands = log_mel(waveform, 16_000)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    assert bands.shape == (17_998, 40)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+TOGETHER = 4096
+"""Windows that are taken at once: those of an hour are gigabytes."""
+
 
 def mel_filters(rate: int, bins: int, bands: int) -> np.ndarray:
     """Triangular filters [bins, bands] evenly spaced on the mel scale (HTK formula)."""
@@ -27,5 +30,9 @@ def log_mel(waveform: np.ndarray, rate: int, bands: int = 40) -> np.ndarray:
     waveform = np.pad(waveform, (0, max(0, window - len(waveform))))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop]
     size = max(512, 1 << (window - 1).bit_length())
-    power = np.abs(np.fft.rfft(frames * np.hanning(window), n=size)) ** 2
-    return np.log(power @ mel_filters(rate, power.shape[1], bands) + 1e-6)
+    shape, filters = np.hanning(window), mel_filters(rate, size // 2 + 1, bands)
+    found = []
+    for first in range(0, len(frames), TOGETHER):
+        power = np.abs(np.fft.rfft(frames[first : first + TOGETHER] * shape, n=size)) ** 2
+        found.append(np.log(power @ filters + 1e-6))
+    return np.concatenate(found)

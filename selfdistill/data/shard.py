@@ -140,15 +140,16 @@ class LocalShard(Shard):
 
     def _check_headers(self, index: TarIndex) -> None:
         """Refuse an index left over from an earlier shard that was as large."""
-        ends = (*index.places(0)[:1], *index.places(len(index) - 1)[-1:]) if len(index) else ()
+        ends = ((0, 0), (len(index) - 1, -1)) if len(index) else ()
         with open(self.path, "rb") as file:
             if file.read(len(GZIP)) == GZIP:
                 return
-            for _, offset, size in ends:
+            for sample, member in ends:
+                _, offset, size = index.places(sample)[member]
                 file.seek(offset - BLOCK)
                 with suppress(tarfile.HeaderError):
-                    header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
-                    if header.size == size:
+                    header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "backslashreplace")
+                    if header.size == size and _may_be(header.name, index.name(sample)):
                         continue
                 raise BadSidecar("it is that of another shard of the same size")
 
@@ -196,6 +197,13 @@ class LocalShard(Shard):
     def is_good(self, source: TarSource) -> bool:
         assert isinstance(source, FileSource)
         return bool(source.memory) or source.identity() == self._identity
+
+
+def _may_be(name: str, key: str) -> bool:
+    """Whether a header with this name may be of a member of the sample. What is long or no ASCII
+    stands elsewhere, and here in part."""
+    is_told = name.isascii() and "?" not in name and len(name) < tarfile.LENGTH_NAME
+    return not is_told or name.startswith(f"{key}.")
 
 
 def check_use(index: TarIndex, extensions: Sequence[str]) -> None:

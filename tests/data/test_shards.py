@@ -533,6 +533,17 @@ class TestSidecars:
         assert shards.sizes == [3, 12, 12, 12, 13]
         assert everything(shards)[:3] == THREE_READ
 
+    def test_one_of_the_samples_in_another_order_is_not_used(self, tmp_path: Path) -> None:
+        for name in ("%03d", "\u00e4%03d", 99 * "x" + "%03d"):
+            members = [(name % i + ".jpg", b"%03d" % i) for i in range(12)]
+            path = write(tmp_path / "a.tar", members)
+            write_sidecar(path, lengths=np.arange(12, dtype=np.float32), digest="")
+            assert ShardSet([path], ["jpg"]).known_lengths()[0] == 0
+        path = write(tmp_path / "a.tar", [(f"{i:03d}.jpg", b"%03d" % i) for i in range(12)])
+        write_sidecar(path, lengths=None, digest="")
+        write(path, [(f"{i:03d}.jpg", b"%03d" % i) for i in reversed(range(12))])
+        assert ShardSet([path], ["jpg"]).read(0) == ("011", {"jpg": b"011"})
+
     def test_an_index_of_nothing_wanted(self, tmp_path: Path) -> None:
         (path,) = shards_on_disk(tmp_path, 1)
         with pytest.raises(UserError, match=r"no sample with a member \.flac \(found: jpg\)"):

@@ -23,6 +23,8 @@ from selfdistill.types import Batch, Masks
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What a member may hold, whatever its extension. Pillow's other formats include EPS, which it
 hands to an interpreter of programs."""
+BASELINE_SIDE = 32
+"""Pixels from side to side that the probes' baseline has at most."""
 _WITH_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """What Pillow would write anew for a picture that it turns, which fails on odd entries."""
 
@@ -81,9 +83,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-
-
-BASELINE_SIDE = 32
 
 
 class ImagePipeline(InputPipeline):
@@ -157,8 +156,8 @@ class ImagePipeline(InputPipeline):
         return Masks.from_bool(masked.reshape(len(keys), -1))
 
     def baseline(self, example: np.ndarray) -> np.ndarray:
-        """The normalised pixels; larger images are averaged down to at most 32 in height and
-        width."""
+        """The normalised pixels; larger images are averaged down to at most ``BASELINE_SIDE`` in
+        height and width."""
         pixels = normalised(torch.from_numpy(example), self.mean, self.std)
         height, width = (min(side, BASELINE_SIDE) for side in pixels.shape[1:])
         return nn.functional.adaptive_avg_pool2d(pixels, (height, width)).flatten().numpy()

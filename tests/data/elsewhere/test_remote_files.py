@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from rough_server import Fault, RoughServer, access, running, tag
 
 from selfdistill.data.elsewhere import remote as remote_module
+from selfdistill.data.elsewhere import web
 from selfdistill.data.elsewhere.address import Access, Remote
 from selfdistill.data.elsewhere.remote import RemoteFile, TooLarge, persistently
 from selfdistill.data.elsewhere.stores import limited
@@ -49,6 +51,16 @@ def fetched(file: RemoteFile, target: int) -> bytes:
     found = os.pread(target, 10**6, 0)
     assert (size, digest) == (len(found), hashlib.sha256(found).hexdigest())
     return found
+
+
+def test_the_certificates_that_are_trusted_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes ten times as long as a request."""
+    made = [ssl.create_default_context()]
+    monkeypatch.setattr(ssl, "create_default_context", made.pop)
+    web._context.cache_clear()
+    for _ in range(3):
+        web._opener()
+    assert not made
 
 
 class TestReading:

@@ -15,6 +15,7 @@ from selfdistill.data.locations import Location, resolve
 from selfdistill.data.shards import ShardSet, training_shards
 from selfdistill.durable import write_atomically
 from selfdistill.errors import UserError, errors_of
+from selfdistill.folders import as_text
 from selfdistill.inspection.facts import look
 from selfdistill.inspection.look import Subject
 from selfdistill.inspection.page import page, words
@@ -70,7 +71,7 @@ def inspect_data(
         subjects = [_of_shards(names, modality)]
     parts = [(subject, look(subject, samples, seed)) for subject in subjects]
     if out is not None:
-        _write(out, " ".join(all_redacted([*names])), parts)
+        _write(out, " ".join(all_redacted([*map(as_text, names)])), parts)
     if tensorboard is not None:
         _write_board(tensorboard, parts)
     return words(parts)

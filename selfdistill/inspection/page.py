@@ -72,7 +72,7 @@ def _ranges(histogram: Histogram) -> list[str]:
     return [f"{low} to {high}" for low, high in pairwise(edges)]
 
 
-def page(title: str, parts: Sequence[Part]) -> str:
+def page(title: str, parts: Sequence[Part]) -> bytes:
     """The findings and the samples as one HTML page that needs nothing else."""
     return document(title, STYLE, f"<h1>{escape(title)}</h1>\n{''.join(map(_section, parts))}")
 

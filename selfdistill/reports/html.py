@@ -14,24 +14,27 @@ _LONGEST_WORD = 20
 _DASHES = {"-": "", "--": "dash", ":": "dot", "-.": "dash"}
 
 
-def document(title: str, style: str, body: str) -> str:
+def document(title: str, style: str, body: str) -> bytes:
     """A page that needs nothing but itself, and could not load anything else.
+
+    Bytes of names that are no text are spelt out.
 
     Args:
         title: plain text.
         style: CSS.
         body: HTML.
     """
-    return (
+    text = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_SAFE}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}"
         "</body>\n</html>\n"
     )
+    return text.encode("utf-8", "backslashreplace")
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str) -> bytes:
     """The ``document`` of a report."""
     version = escape(selfdistill.__version__)
     footer = f"Made by selfdistill {version} from the files in the run's folder."

@@ -63,11 +63,10 @@ def report(paths: Sequence[Path], out: Path) -> dict[str, Verdict]:
     found = {name: groups(record) for name, record in records.items()}
     verdicts = {name: assess(record, found[name]) for name, record in records.items()}
     if len(records) == 1:
-        text = _one(*next(iter(records.items())), found, verdicts)
+        content = _one(*next(iter(records.items())), found, verdicts)
     else:
-        text = _several(records, found, verdicts)
-    # what is no text can come from the command line of a run, too
-    write_atomically(out, text.encode("utf-8", "backslashreplace"))
+        content = _several(records, found, verdicts)
+    write_atomically(out, content)
     return verdicts
 
 
@@ -87,7 +86,7 @@ def _one(
     record: Record,
     found: Mapping[str, Sequence[Group]],
     verdicts: Mapping[str, Verdict],
-) -> str:
+) -> bytes:
     ids = count()
     speed = facts.speed(record)
     tile = [
@@ -140,7 +139,7 @@ def _several(
     records: Mapping[str, Record],
     found: Mapping[str, Sequence[Group]],
     verdicts: Mapping[str, Verdict],
-) -> str:
+) -> bytes:
     ids = count()
     names = list(records)
     numbers = {name: number for number, name in enumerate(names)}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -361,7 +362,7 @@ def test_a_page_needs_nothing_else(runs: SmallRuns, tmp_path: Path) -> None:
 
 
 def test_names_in_a_page_are_only_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
+    path = tmp_path / os.fsdecode(b"l\xe4uf.tar")  # a name need not be text
     passage = b"<script>alert(1)</script> &amp;"
     with tarfile.open(path, "w") as tar:
         member = tarfile.TarInfo("<b>'\"&.txt")
@@ -370,6 +371,7 @@ def test_names_in_a_page_are_only_text(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     inspect_data([str(path)], page)
     made = page.read_text()
+    assert "l\\xe4uf.tar</h1>" in made
     assert "<script>" not in made
     assert "<b>" not in made
     assert "&lt;b&gt;&#x27;&quot;&amp;</figcaption>" in made

@@ -46,7 +46,8 @@ def bench_step(
         waits for the loader; the others come from a few steps under a profiler, scaled to what is
         left. ``memory``: peak bytes (``machine.peak_memory``). ``flops`` of a step: ``by_part``,
         ``model`` (without what is ``recomputed`` in the backward pass), ``counted`` by torch on one
-        step of the main process and the ``deviation`` of the formulas from it.
+        step of the main process, without layer drop and drop path, and the ``deviation`` of the
+        formulas from it.
         ``matmul``: see ``machine.matmul_rate``. ``use``: the model's operations per second over
         that rate. ``half_speedup``: how many times as fast such products are in bf16, 1 for a run
         that multiplies in half precision. ``left_out`` steps. ``verdict``.
@@ -160,8 +161,10 @@ def _mean_length(source: Source, length: Callable[..., float]) -> float:
 
 def _flops(work: Workload, timing: Timing) -> dict[str, Any]:
     micro_batches = work.fetch()
+    # the formulas know the mean over many steps, from which one step with drops is far away
+    parts = work.without_drops()
     counted = counted_flops(lambda: work.step(micro_batches))
-    by_formula = sum(step_flops(work.parts, work.counts(micro_batches)).values())
+    by_formula = sum(step_flops(parts, work.counts(micro_batches)).values())
     by_part = {part: value / len(timing.steps) for part, value in timing.flops.items()}
     recomputed = by_part.get(RECOMPUTED, 0.0)
     return {

@@ -14,6 +14,7 @@ from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import SelfdistillError
 from selfdistill.models.flops import Counts
+from selfdistill.models.stochastic_depth import StochasticDepth
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.pretrain import build_accelerator
 from selfdistill.run_data import batch_sizes, open_source, prepared_aside
@@ -65,6 +66,16 @@ class Workload:
     def left_out(self) -> int:
         """Steps that were not taken because their loss or gradient was no good."""
         return self.trainer.recovery.guard.total
+
+    def without_drops(self) -> dict[str, RunConfig]:
+        """From now on steps have no layer drop and no drop path; returns the ``parts`` of that."""
+        parts = {
+            name: replace(part, model=replace(part.model, layer_drop=0.0, drop_path=0.0))
+            for name, part in self.parts.items()
+        }
+        model = next(iter(parts.values())).model  # of the trunk, which all share
+        self.trainer.plain_model.student.trunk.chance = StochasticDepth(model)
+        return parts
 
     def counts(self, micro_batches: Sequence[MicroBatch]) -> list[dict[str, Counts]]:
         """What the micro-batches hold, by modality."""

@@ -84,10 +84,10 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from selfdistill.durable import write_atomically
     from selfdistill.outputs import check_output
     from selfdistill.probe import probe
-    from selfdistill.probe_output import write_csv, write_json
-    from selfdistill.probes.report import render_probes
+    from selfdistill.probes.report import as_csv, as_json, render_probes
     from selfdistill.probes.request import Request, numbers_of, probes_of
 
     for option, out in (("--json", options.json), ("--csv", options.csv)):
@@ -115,8 +115,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     result = probe(request)
     written = []
-    for out, write in ((options.json, write_json), (options.csv, write_csv)):
+    for out, written_as in ((options.json, as_json), (options.csv, as_csv)):
         if out is not None:
-            write(out, result)
+            write_atomically(out, written_as(result))
             written.append(f"\nwritten to {out}")
     print("\n".join([render_probes(result), *written]))

@@ -1,5 +1,8 @@
-"""What ``selfdistill probe`` found, as plain text and as rows."""
+"""What ``selfdistill probe`` found, as plain text, JSON and CSV."""
 
+import csv
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +25,23 @@ def render_probes(result: Mapping[str, Any]) -> str:
     return "\n\n".join([*blocks, LEGEND])
 
 
-def rows_of(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def as_json(result: Mapping[str, Any]) -> str:
+    """All that was found."""
+    return json.dumps(result, indent=2) + "\n"
+
+
+def as_csv(result: Mapping[str, Any]) -> str:
     """One row per task, probe, source and layer; ``best`` is 1 for the layer that is chosen on the
     validation part."""
+    rows = list(_rows(result))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for task, found in result["tasks"].items():
         for probe, by_source in found["probes"].items():
             for source, score in by_source.items():

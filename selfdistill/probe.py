@@ -13,13 +13,13 @@ from selfdistill.devices import choose_device
 from selfdistill.errors import UserError
 from selfdistill.modalities.backbone import untrained_backbones
 from selfdistill.pretrained import Pretrained, load_pretrained
-from selfdistill.probes.cache import FeatureCache
+from selfdistill.probes.cache import FeatureCache, texts_digest
 from selfdistill.probes.ctc import TRANSCRIPT
 from selfdistill.probes.labels import Named
 from selfdistill.probes.per_token import TOKEN_LABELS
 from selfdistill.probes.request import Request, check_request
 from selfdistill.probes.sets import LabelledSet, Opener
-from selfdistill.probes.source import RAW, Source, digest
+from selfdistill.probes.source import RAW, Source
 from selfdistill.probes.tasks import check_set, probe_samples, probe_tokens, probe_transcripts
 
 TASK = "data"
@@ -108,7 +108,7 @@ def _sources(
         companions = pretrained.modality.companions(pretrained.companions)
     sections = {name: asdict(getattr(config, name)) for name in ("input", "encoder", "model")}
     sections["compat"] = asdict(config.compat)
-    settings = {"modality": config.modality, "companions": digest(companions), **sections}
+    settings = {"modality": config.modality, "companions": texts_digest(companions), **sections}
 
     def source(name: str, backbone: Any) -> Source:
         moved = None if backbone is None else backbone.to(place)

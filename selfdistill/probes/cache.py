@@ -238,6 +238,14 @@ def shards_digest(locations: Sequence[Location], keys: Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def numbers_digest(numbers: np.ndarray | None) -> str:
-    """The same of a choice among the samples; empty: all."""
-    return "" if numbers is None else hashlib.sha256(numbers.astype(np.int64).data).hexdigest()
+def numbers_digest(numbers: np.ndarray) -> str:
+    """The same of a choice among the samples."""
+    return hashlib.sha256(numbers.astype(np.int64).data).hexdigest()
+
+
+def texts_digest(texts: Mapping[str, str]) -> str:
+    """SHA-256 of files by name; empty where there are none."""
+    found = hashlib.sha256()
+    for name, content in sorted(texts.items()):
+        found.update(f"{name}\n{content}\n".encode())
+    return found.hexdigest() if texts else ""

@@ -1,6 +1,5 @@
 """Where features come from: an encoder or the raw input, with what was computed before."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,11 +107,3 @@ class Source:
         if bad:
             total = len(split.labels)
             say(f"{title}: {len(bad)} of {total} samples are left out: {reasons_of(bad)}")
-
-
-def digest(texts: Mapping[str, str]) -> str:
-    """SHA-256 of files by name."""
-    found = hashlib.sha256()
-    for name, content in sorted(texts.items()):
-        found.update(f"{name}\n{content}\n".encode())
-    return found.hexdigest() if texts else ""

@@ -183,4 +183,4 @@ def test_digests_tell_things_apart(tmp_path: Path) -> None:
     assert shards_digest([shard], ["l"]) != first
     os.utime(shard, (5, 5))
     assert shards_digest([shard], ["k"]) != first
-    assert numbers_digest(np.arange(3)) != numbers_digest(np.arange(4)) != numbers_digest(None)
+    assert numbers_digest(np.arange(3)) != numbers_digest(np.arange(4))

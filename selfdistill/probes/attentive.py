@@ -4,22 +4,21 @@ The attentive probe of V-JEPA and others in its smallest form. The query starts 
 probe is a linear one on the mean of the tokens.
 """
 
-import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfdistill.probes.classify import Score, score, with_layers
+from selfdistill.probes.classify import Score, score
 from selfdistill.probes.features import Features
 from selfdistill.probes.splits import validation_split
-from selfdistill.probes.tokens import CPU, LayerTokens, passes
+from selfdistill.probes.tokens import CPU, LayerTokens, best_pass
 
 BATCH = 64
-STEPS = 1_000
-MIN_PASSES, MAX_PASSES = 3, 30
+MAX_PASSES = 30
 RATES = (1e-2, 1e-3)
 WEIGHT_DECAY = 1e-2
 
@@ -43,8 +42,8 @@ class AttentiveProbe(nn.Module):
 def attentive(train: Features, test: Features, seed: int = 0, device: torch.device = CPU) -> Score:
     """The probe on every layer, and on the one that does best on the validation part.
 
-    Rate and number of passes are chosen there, too: of about 1,000 steps of 64 samples the best
-    pass stays. What was held out is not fitted again.
+    Rate and number of passes are chosen there, too, see ``best_pass``. What was held out is not
+    fitted again.
 
     Args:
         train, test: tokens; see ``Features``.
@@ -57,12 +56,12 @@ def attentive(train: Features, test: Features, seed: int = 0, device: torch.devi
     for layer in range(len(train.layers)):
         tokens = LayerTokens(train, layer, seed=seed, device=device)
         fitted = [_fit(tokens, members, len(classes), split, rate, seed) for rate in RATES]
-        accuracy, model = max(fitted, key=lambda found: found[0])
+        error, model = min(fitted, key=lambda found: found[0])
         tested = LayerTokens(test, layer, tokens)
         told = classes[_tell(model, tested, np.arange(len(tested)))]
-        validated.append(accuracy)
+        validated.append(error)
         scores.append(score(told == test.labels, layer, seed))
-    return with_layers(scores, int(np.argmax(validated)))
+    return replace(scores[int(np.argmin(validated))], layers=scores)
 
 
 def _fit(
@@ -73,23 +72,19 @@ def _fit(
     rate: float,
     seed: int,
 ) -> tuple[float, AttentiveProbe]:
-    """Validated accuracy and the probe that has it."""
+    """Validated error and the probe that has it."""
     fit, held = split
     model = AttentiveProbe(tokens.width, classes).to(tokens.device)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
-    rng, targets = np.random.default_rng(seed), torch.from_numpy(members).to(tokens.device)
-    best = (-1.0, model)
-    rounds = STEPS // math.ceil(len(fit) / BATCH)
-    for _ in range(min(max(rounds, MIN_PASSES), MAX_PASSES)):
-        for samples in passes(fit, BATCH, rng):
-            loss = F.cross_entropy(model(*tokens.batch(samples)), targets[samples])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        accuracy = float((_tell(model, tokens, held) == members[held]).mean())
-        if accuracy > best[0]:
-            best = (accuracy, copy.deepcopy(model))
-    return best
+    targets = torch.from_numpy(members).to(tokens.device)
+
+    def loss(samples: np.ndarray) -> Tensor:
+        return F.cross_entropy(model(*tokens.batch(samples)), targets[samples])
+
+    def error() -> float:
+        return float((_tell(model, tokens, held) != members[held]).mean())
+
+    return best_pass(model, optimizer, loss, error, fit, BATCH, MAX_PASSES, seed)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ the training samples up to that number is in memory at a time, and blocks of all
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TypeVar
 
@@ -39,42 +39,40 @@ class Score:
     Attributes:
         accuracy: share of the test split that is right, 0 to 1; a mean where there are draws.
         standard_error: of the accuracy, see ``bootstrap.standard_error``.
-        layer: the layer that did best on the validation part.
-        std: deviation over the draws (n - 1 in the denominator), None without draws.
         interval: of the accuracy, 95 %; see ``mean_interval``.
+        layer: the layer that did best on the validation part.
+        right: float64 [n], whether each test sample was told right; a mean where there are draws.
+        std: deviation over the draws (n - 1 in the denominator), None without draws.
         layers: the same of every layer, where that was asked for.
-        right: float [n], whether each test sample was told right; a mean where there are draws.
     """
 
     accuracy: float
     standard_error: float
+    interval: Interval
     layer: int
+    right: np.ndarray = field(compare=False, repr=False)
     std: float | None = None
-    interval: Interval = (0.0, 1.0)
     layers: "Sequence[Score]" = ()
-    right: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
 
 
 def score(
     right: np.ndarray,
     layer: int,
     seed: int,
-    std: float | None = None,
     groups: np.ndarray | None = None,
+    std: float | None = None,
 ) -> Score:
     """The score of a layer; see ``Score.right`` and ``Features.groups``."""
     right = right.astype(np.float64)
-    accuracy = float(right.mean())
-    error = standard_error(right, groups)
-    return Score(accuracy, error, layer, std, mean_interval(right, seed, groups), (), right)
+    error, interval = standard_error(right, groups), mean_interval(right, seed, groups)
+    return Score(float(right.mean()), error, interval, layer, right, std)
 
 
 class Probes:
     """The three probes of one labelled set and one source of features.
 
     Args:
-        train: layers float32 [N, D] and labels of the training split; every class has at least
-            two samples.
+        train: layers float32 [N, D] and labels of the training split; some class has two samples.
         test: the same of the test split.
         seed: of the validation part and of the few-shot draws. They depend on the labels besides,
             not on the features, so that all sources are judged on the same samples.
@@ -110,7 +108,7 @@ class Probes:
             at = _best([c for c in choices if c[0] == layer], found.__getitem__)
             c = _best(LINEAR_C, lambda c: self._validated(at, c))
             right = self._right(self._fitted(at, c), at)
-            return score(right, layer, self._seed, None, self._test.groups)
+            return score(right, layer, self._seed, self._test.groups)
 
         return self._scores(_best(choices, found.__getitem__)[0], of_layer)
 
@@ -138,20 +136,16 @@ class Probes:
             at = _best([c for c in choices if c[0] == layer], found.__getitem__)
             right = np.array([self._right(model, at) for model in models(at)], dtype=np.float64)
             std = float(np.std(right.mean(axis=1), ddof=1)) if draws > 1 else 0.0
-            return score(right.mean(axis=0), layer, self._seed, std)
+            return score(right.mean(axis=0), layer, self._seed, std=std)
 
         return self._scores(_best(choices, found.__getitem__)[0], of_layer)
 
-    def knn(self, neighbours: int) -> Score:
-        """Cosine nearest neighbours that vote with weight exp(similarity / 0.07).
+    def nearest(self, neighbours: Sequence[int]) -> dict[int, Score]:
+        """Cosine nearest neighbours that vote, by their number, each with its own choice of layer.
 
         As in InstDisc (arXiv 1805.01978, section 3.4) and DINO (arXiv 2104.14294, section 3.2),
-        on the features as they are. Where there are fewer than ``neighbours`` samples, all vote.
+        on the features as they are; see ``vote``.
         """
-        return self.nearest([neighbours])[neighbours]
-
-    def nearest(self, neighbours: Sequence[int]) -> dict[int, Score]:
-        """``knn`` for several numbers, each with its own choice of layer."""
         train, test = self._train, self._test
         fit, held = self._chosen[self._fit], self._chosen[self._held]
         validated: dict[int, list[float]] = {k: [] for k in neighbours}
@@ -168,14 +162,14 @@ class Probes:
             told_by = vote(train.layers[layer], train.labels, test.layers[layer], asked)
             for k, told in told_by.items():
                 right = told == test.labels
-                scores[k][layer] = score(right, layer, self._seed, None, test.groups)
+                scores[k][layer] = score(right, layer, self._seed, test.groups)
         return {k: self._scores(best[k], scores[k].__getitem__) for k in neighbours}
 
     def _scores(self, chosen: int, of_layer: Callable[[int], Score]) -> Score:
         if not self._every_layer:
             return of_layer(chosen)
         every = tuple(of_layer(layer) for layer in self._layers)
-        return with_layers(every, chosen)
+        return replace(every[chosen], layers=every)
 
     def _rows(self, layer: int, numbers: np.ndarray) -> np.ndarray:
         return np.asarray(self._train.layers[layer][numbers], dtype=np.float32)
@@ -230,14 +224,6 @@ class Probes:
         labels = self._train.labels[self._drawn_from]
         members = [self._drawn_from[labels == label] for label in np.unique(labels)]
         return np.concatenate([rng.choice(m, count, replace=False) for m in members])
-
-
-def with_layers(every: Sequence[Score], chosen: int) -> Score:
-    """The score of the chosen layer with those of all."""
-    best = every[chosen]
-    return Score(
-        best.accuracy, best.standard_error, chosen, best.std, best.interval, every, best.right
-    )
 
 
 def _best(choices: Iterable[Choice], accuracy: Callable[[Choice], float]) -> Choice:

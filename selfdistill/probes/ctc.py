@@ -5,10 +5,8 @@ likeliest character of each frame, repeats joined, blanks left out. Characters a
 are, white space counts as one space.
 """
 
-import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -20,11 +18,10 @@ from selfdistill.errors import UserError
 from selfdistill.probes.bootstrap import Interval, ratio_interval
 from selfdistill.probes.features import Features
 from selfdistill.probes.splits import validation_split
-from selfdistill.probes.tokens import CPU, LayerTokens, passes
+from selfdistill.probes.tokens import CPU, LayerTokens, best_pass
 
 BATCH = 32
-STEPS = 1_000
-MIN_PASSES, MAX_PASSES = 3, 60
+MAX_PASSES = 60
 RATES = (1e-2, 1e-3)
 BLANK = 0
 TRANSCRIPT = "txt"
@@ -39,16 +36,16 @@ class SpellingScore:
         rate: edits (inserted, deleted, replaced characters) over characters of the test split.
         layer: the layer that did best on the validation part.
         interval: of the rate, 95 %; see ``ratio_interval``.
-        layers: the same of every layer.
         errors, characters: int64 [n], edits and length of each test transcript.
+        layers: the same of every layer.
     """
 
     rate: float
     layer: int
     interval: Interval
+    errors: np.ndarray = field(compare=False, repr=False)
+    characters: np.ndarray = field(compare=False, repr=False)
     layers: "Sequence[SpellingScore]" = ()
-    errors: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
-    characters: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
 
 
 class _Speller:
@@ -79,8 +76,8 @@ def spell(
 ) -> SpellingScore:
     """The probe on every layer, and on the one with fewest errors on the validation part.
 
-    Rate and number of passes are chosen there, too: of about 1,000 steps of 32 samples the best
-    pass stays. Transcripts that have not frames enough are no part of the training.
+    Rate and number of passes are chosen there, too, see ``best_pass``. Transcripts that have not
+    frames enough are no part of the training.
 
     Args:
         train, test: tokens; see ``Features``.
@@ -116,8 +113,7 @@ def spell(
         errors = _errors(model, tested, test_texts, speller, np.arange(len(tested)))
         validated.append(rate)
         scores.append(_score(errors, test_texts, layer, seed))
-    best = scores[int(np.argmin(validated))]
-    return SpellingScore(best.rate, best.layer, best.interval, scores, best.errors, best.characters)
+    return replace(scores[int(np.argmin(validated))], layers=scores)
 
 
 def transcript(content: bytes) -> str:
@@ -145,7 +141,7 @@ def _score(errors: np.ndarray, texts: Sequence[str], layer: int, seed: int) -> S
     characters = np.array([len(text) for text in texts])
     rate = float(errors.sum() / characters.sum())
     interval = ratio_interval(errors, characters, seed)
-    return SpellingScore(rate, layer, interval, (), errors, characters)
+    return SpellingScore(rate, layer, interval, errors, characters)
 
 
 def _fit(
@@ -162,20 +158,15 @@ def _fit(
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    rng, best = np.random.default_rng(seed), (math.inf, model)
-    characters = sum(len(texts[i]) for i in held)
-    rounds = STEPS // math.ceil(len(fit) / BATCH)
-    for _ in range(min(max(rounds, MIN_PASSES), MAX_PASSES)):
-        for samples in passes(fit, BATCH, rng):
-            targets = [speller.numbers(texts[i]) for i in samples]
-            loss = _loss(model, tokens, samples, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        found = float(_errors(model, tokens, texts, speller, held).sum() / max(characters, 1))
-        if found < best[0]:
-            best = (found, copy.deepcopy(model))
-    return best
+    characters = max(sum(len(texts[i]) for i in held), 1)
+
+    def loss(samples: np.ndarray) -> Tensor:
+        return _loss(model, tokens, samples, [speller.numbers(texts[i]) for i in samples])
+
+    def error() -> float:
+        return float(_errors(model, tokens, texts, speller, held).sum() / characters)
+
+    return best_pass(model, optimizer, loss, error, fit, BATCH, MAX_PASSES, seed)
 
 
 def _loss(

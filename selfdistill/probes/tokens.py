@@ -1,14 +1,22 @@
-"""Token features of one layer, batch by batch from wherever they are kept."""
+"""Token features of one layer, batch by batch from wherever they are kept, and training on them."""
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfdistill.probes.features import Features
 
+Model = TypeVar("Model", bound=nn.Module)
+
 CPU = torch.device("cpu")
+STEPS = 1_000
+"""Of a training, about."""
+MIN_PASSES = 3
 MOMENT_SAMPLES = 1_000
 """Samples that tell mean and deviation of the features; only as many are read for it."""
 
@@ -70,8 +78,38 @@ class LayerTokens:
         return torch.from_numpy(x).to(self.device), torch.from_numpy(padding).to(self.device)
 
 
-def passes(samples: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One pass over samples in batches, in an order drawn by ``rng``."""
-    order = rng.permutation(samples)
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def best_pass(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[np.ndarray], Tensor],
+    error: Callable[[], float],
+    samples: np.ndarray,
+    size: int,
+    most: int,
+    seed: int,
+) -> tuple[float, Model]:
+    """Train a model in passes over samples, about ``STEPS`` steps in all.
+
+    Args:
+        loss: of the model on some of the samples.
+        error: of the model on others, by which passes are compared.
+        samples: int64 [n].
+        size: samples of a step.
+        most: passes.
+        seed: of the order.
+
+    Returns:
+        The lowest error, and the model as it was after that pass.
+    """
+    rng, best = np.random.default_rng(seed), (math.inf, model)
+    passes = STEPS // math.ceil(len(samples) / size)
+    for _ in range(min(max(passes, MIN_PASSES), most)):
+        order = rng.permutation(samples)
+        for start in range(0, len(order), size):
+            optimizer.zero_grad()
+            loss(order[start : start + size]).backward()
+            optimizer.step()
+        found = error()
+        if found < best[0]:
+            best = (found, copy.deepcopy(model))
+    return best

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selfdistill.probes import attentive as module
+from selfdistill.probes import tokens
 from selfdistill.probes.attentive import attentive
 from selfdistill.probes.classify import Probes
 from selfdistill.probes.features import Features
@@ -12,7 +12,7 @@ WIDTH, CLASSES = 8, 3
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEPS", 150)
+    monkeypatch.setattr(tokens, "STEPS", 150)
 
 
 def marked(count: int, seed: int) -> tuple[Features, Features]:

@@ -6,7 +6,7 @@ import pytest
 
 from selfdistill.probes import classify
 from selfdistill.probes.axes import PrincipalAxes
-from selfdistill.probes.classify import Probes
+from selfdistill.probes.classify import Probes, Score
 from selfdistill.probes.features import Features
 from selfdistill.probes.splits import group_split, validation_split
 
@@ -28,21 +28,25 @@ def sets(
     return made[0], made[1]
 
 
+def knn(probes: Probes, neighbours: int) -> Score:
+    return probes.nearest([neighbours])[neighbours]
+
+
 def test_separable_classes_are_found() -> None:
     probes = Probes(*sets([20.0]))
-    for score in (probes.linear(), probes.few_shot(5, 3), probes.knn(20)):
+    for score in (probes.linear(), probes.few_shot(5, 3), knn(probes, 20)):
         assert score.accuracy > 0.99
 
 
 def test_features_that_know_nothing_are_at_chance() -> None:
     probes = Probes(*sets([0.0]))
-    for score in (probes.linear(), probes.few_shot(5, 3), probes.knn(20)):
+    for score in (probes.linear(), probes.few_shot(5, 3), knn(probes, 20)):
         assert score.accuracy == pytest.approx(1 / CLASSES, abs=0.06)
 
 
 def test_the_layer_that_knows_is_named() -> None:
     probes = Probes(*sets([0.0, 0.0, 4.0, 0.0]))
-    for score in (probes.linear(), probes.few_shot(5, 3), probes.knn(20)):
+    for score in (probes.linear(), probes.few_shot(5, 3), knn(probes, 20)):
         assert score.layer == 2
         assert score.accuracy > 0.8
 
@@ -51,7 +55,7 @@ def test_the_layer_is_not_chosen_on_the_test_split() -> None:
     train, test = sets([4.0, 3.0])
     misled = Features([np.zeros_like(test.layers[0]), test.layers[1]], test.labels)
     probes = Probes(train, misled)
-    for score in (probes.linear(), probes.few_shot(10, 3), probes.knn(20)):
+    for score in (probes.linear(), probes.few_shot(10, 3), knn(probes, 20)):
         assert score.layer == 0
         assert score.accuracy == pytest.approx(1 / CLASSES)
 
@@ -157,28 +161,28 @@ def test_knn_votes_by_cosine_and_weight() -> None:
     train = Features([np.repeat(x, 10, axis=0)], np.repeat([0, 1, 1, 1, 0, 0], 10))
     test = Features([np.array([[50.0, 0.0], [0.0, 50.0]], dtype=np.float32)], np.array([0, 1]))
     # at 0 degrees: 10 exp(0) for class 0 over 20 exp((cos 30 - 1) / 0.07) = 20 * 0.148
-    assert Probes(train, test).knn(30).accuracy == 1
+    assert knn(Probes(train, test), 30).accuracy == 1
     unlike = Features(test.layers, np.array([1, 0]))
-    assert Probes(train, unlike).knn(30).accuracy == 0
+    assert knn(Probes(train, unlike), 30).accuracy == 0
 
 
 def test_more_neighbours_than_samples_is_all_of_them() -> None:
     train, test = sets([20.0], train=50)
-    assert Probes(train, test).knn(10_000).accuracy == Probes(train, test).knn(50).accuracy
+    assert knn(Probes(train, test), 10_000).accuracy == knn(Probes(train, test), 50).accuracy
 
 
 def test_constant_features_are_no_error() -> None:
     train, test = sets([4.0])
     flat = [Features([np.full_like(f.layers[0], 0.3)], f.labels) for f in (train, test)]
     probes = Probes(*flat)
-    for score in (probes.linear(), probes.few_shot(5, 2), probes.knn(20)):
+    for score in (probes.linear(), probes.few_shot(5, 2), knn(probes, 20)):
         assert score.accuracy == pytest.approx(1 / CLASSES, abs=0.01)
 
 
 def test_labels_need_not_be_consecutive() -> None:
     train, test = (Features(f.layers, 10 * f.labels + 3) for f in sets([20.0]))
     probes = Probes(train, test)
-    assert probes.linear().accuracy == probes.knn(20).accuracy == 1
+    assert probes.linear().accuracy == knn(probes, 20).accuracy == 1
 
 
 def test_no_warning_and_no_global_chance() -> None:
@@ -187,7 +191,7 @@ def test_no_warning_and_no_global_chance() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probes = Probes(*sets([1.0, 2.0]))
-        probes.linear(), probes.few_shot(5, 2), probes.knn(20)
+        probes.linear(), probes.few_shot(5, 2), knn(probes, 20)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
@@ -227,7 +231,7 @@ def test_rows_of_one_input_stay_together() -> None:
         for _ in range(2)
     )
     alone = Features(test.layers, labels)
-    together, apart = (Probes(train, t).knn(5) for t in (test, alone))
+    together, apart = (knn(Probes(train, t), 5) for t in (test, alone))
     assert together.accuracy == apart.accuracy
     width = [high - low for low, high in (together.interval, apart.interval)]
     assert width[0] > 2 * width[1]

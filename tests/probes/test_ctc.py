@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from selfdistill.errors import UserError
-from selfdistill.probes import ctc as module
+from selfdistill.probes import ctc, tokens
 from selfdistill.probes.ctc import edits, frames_needed, spell
 from selfdistill.probes.features import Features
 
@@ -11,8 +11,8 @@ LETTERS = "abc "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEPS", 300)
-    monkeypatch.setattr(module, "MAX_PASSES", 20)
+    monkeypatch.setattr(tokens, "STEPS", 300)
+    monkeypatch.setattr(ctc, "MAX_PASSES", 20)
 
 
 def spoken(count: int, seed: int) -> tuple[Features, list[str]]:

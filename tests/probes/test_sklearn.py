@@ -1,5 +1,7 @@
 """The probes beside scikit-learn on the same features."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from selfdistill.probes import classify, neighbours, regression, splits
-from selfdistill.probes.classify import Probes
+from selfdistill.probes.classify import Probes, Score
 from selfdistill.probes.features import Features
 from selfdistill.probes.neighbours import TEMPERATURE, vote
 
@@ -55,7 +57,7 @@ def test_several_numbers_of_neighbours_are_each_number() -> None:
     train, test = sets(400, 200)
     probes = Probes(train, test)
     for k, score in probes.nearest([1, 7, 30]).items():
-        assert score == probes.knn(k)
+        assert score == probes.nearest([k])[k]
 
 
 def pipeline_accuracy(train: Features, test: Features) -> float:
@@ -119,9 +121,13 @@ def test_every_layer_is_tested_where_that_is_asked_for() -> None:
     blind = [noise.normal(size=f.layers[0].shape).astype(np.float32) for f in (train, test)]
     both = [Features([x, f.layers[0]], f.labels) for x, f in zip(blind, (train, test), strict=True)]
     probes, light = Probes(*both, every_layer=True), Probes(*both)
-    for name in ("linear", "knn", "few_shot"):
-        given = {"linear": (), "knn": (5,), "few_shot": (5, 2)}[name]
-        found, alone = getattr(probes, name)(*given), getattr(light, name)(*given)
+    asked: list[Callable[[Probes], Score]] = [
+        Probes.linear,
+        lambda probes: probes.nearest([5])[5],
+        lambda probes: probes.few_shot(5, 2),
+    ]
+    for ask in asked:
+        found, alone = ask(probes), ask(light)
         assert [score.layer for score in found.layers] == [0, 1]
         assert found.layer == 1
         assert found.layers[1] == alone

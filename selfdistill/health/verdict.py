@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from selfdistill.config import GuardConfig
 from selfdistill.health.bands import MIN_DISTANCE, Band, Values
-from selfdistill.health.figures import FIGURES
+from selfdistill.health.figures import COLLAPSE, FIGURES
 
 Status = Literal["healthy", "early", "look", "collapsed"]
 WORDS: Mapping[Status, str] = {
@@ -184,13 +184,16 @@ def _finding(
     return Finding("collapsed" if certain else "look", text, figure.advice, key)
 
 
-def judge_probes(task: str, table: Mapping[str, Any], headline: bool) -> list[Finding]:
+def judge_probes(
+    task: str, table: Mapping[str, Any], headline: bool, judged: bool
+) -> list[Finding]:
     """What an evaluation says of the encoder: it should read more than an untrained one.
 
     Args:
         task: the name of the labelled set.
         table: of eval.json, by probe.
         headline: whether a run is judged by this task; another one can only be worse.
+        judged: whether the guard judges the step of the evaluation.
     """
     linear = table.get("linear")
     if not isinstance(linear, Mapping):
@@ -206,7 +209,7 @@ def judge_probes(task: str, table: Mapping[str, Any], headline: bool) -> list[Fi
         f"{100 * untrained:.1f} % from the untrained one"
     )
     if trained < untrained - 2 * own:
-        return [Finding("collapsed" if headline else "look", said, FIGURES["target_std"].advice)]
+        return [Finding("collapsed" if headline and judged else "look", said, COLLAPSE)]
     if headline and trained - untrained <= 2 * hypot(own, theirs):
         advice = (
             "Train longer, or try another optim.lr first: it matters most. "

@@ -183,14 +183,19 @@ def test_probes_are_measured_by_the_untrained_encoder(
     trained: float, untrained: float | None, first: list[str], other: list[str]
 ) -> None:
     found = table(trained, untrained)
-    assert [finding.status for finding in judge_probes("a", found, headline=True)] == first
-    assert [finding.status for finding in judge_probes("a", found, headline=False)] == other
+
+    def told(headline: bool, judged: bool) -> list[str]:
+        return [finding.status for finding in judge_probes("a", found, headline, judged)]
+
+    assert told(headline=True, judged=True) == first
+    assert told(headline=False, judged=True) == other
+    assert told(headline=True, judged=False) == ["look"] * len(first)
 
 
 def test_older_tables_have_no_errors() -> None:
     old = {"linear": {"trained": 0.5, "untrained": 0.4}}
-    assert judge_probes("a", old, headline=True) == []
-    assert judge_probes("a", {"knn": {}}, headline=True) == []
+    assert judge_probes("a", old, headline=True, judged=True) == []
+    assert judge_probes("a", {"knn": {}}, headline=True, judged=True) == []
 
 
 def test_the_worst_decides() -> None:

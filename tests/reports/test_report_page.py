@@ -173,6 +173,15 @@ def test_a_collapsed_run(tmp_path: Path) -> None:
     assert "not evaluated" in page.text
 
 
+@pytest.mark.parametrize(("step", "words"), [(50, "Look at this"), (51, "Collapsed")])
+def test_probes_are_judged_as_the_guard_does(step: int, words: str, tmp_path: Path) -> None:
+    """From ``guard.after_steps`` on; before, warming up may leave less than there was at first."""
+    found = result(trained=0.05)
+    found["image"]["step"] = step
+    page = made([write_run(tmp_path / "run", found=found)], tmp_path)
+    assert f"{words} The linear probe of letter reads 5.0 % from the trained encoder" in page.text
+
+
 def test_a_loss_that_is_not_finite_has_one_advice(tmp_path: Path) -> None:
     """The verdict's, in its card, too, and not that of the figure, which is against a collapse."""
     lost: dict[str, float | None] = {"loss": None, "target_std": None}

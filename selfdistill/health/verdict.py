@@ -89,7 +89,7 @@ def judge(
         lines = _lines(values[key], band)
         out = [line for line in lines if band.is_out(line, values[key][line])]
         last = lines[-max(guard.patience, 1) :]
-        if out and lines and set(last) <= set(out):
+        if out and set(last) <= set(out):
             judged = steps[lines[-1]] > guard.after_steps
             below = values[key][out[-1]] < band.low[out[-1]]
             certain = band.stops and below and judged and len(last) >= guard.patience

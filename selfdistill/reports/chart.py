@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from math import floor, inf, isfinite, log10, nan
+from math import floor, isfinite, log10, nan
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -180,7 +180,7 @@ def _mark(
             # points of equal weight at both ends: the band of a single line shows as well
             axes.fill_between(curve.at, low, high, color=_GOOD, alpha=0.13, linewidth=0)
         for side in (band.low, band.high):
-            edge = [value if isfinite(value) and abs(value) < inf else nan for value in side]
+            edge = [value if isfinite(value) else nan for value in side]
             if any(map(isfinite, edge)):
                 axes.plot(curve.at, edge, color=colour, linewidth=0.9, linestyle=(0, (2, 2)))
         outside = [line for line, value in enumerate(curve.values) if band.is_out(line, value)]

@@ -91,22 +91,21 @@ class Record:
     def logs(self) -> dict[str, Log]:
         """The figures by modality; of a run over several also "", what concerns all of them."""
         names = list(self.parts())
+        whole = names[0] if len(names) == 1 else ""
         rows = [row for row in self.rows if any(map(_is_figure, row))]
         steps = [int(row["step"]) for row in rows]
-        found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-        if len(names) > 1:
-            found[""] = {}
+        found: dict[str, dict[str, list[float]]] = {name: {} for name in [*names, whole]}
         for number, row in enumerate(rows):
             for key, value in row.items():
+                if not _is_figure(key):
+                    continue
                 modality, _, own = key.partition("/")
-                place = (modality, own) if modality in found and own else (names[0], key)
-                if len(names) > 1 and place[1] == key:
-                    place = ("", key)
-                if _is_figure(key):
-                    own_figures, name = found[place[0]], place[1]
-                    if name not in own_figures:
-                        own_figures[name] = [nan] * len(rows)
-                    own_figures[name][number] = value
+                if not own or modality not in names:
+                    modality, own = whole, key
+                figures = found[modality]
+                if own not in figures:
+                    figures[own] = [nan] * len(rows)
+                figures[own][number] = value
         return {name: Log(steps, values) for name, values in found.items()}
 
     def scores(self, modality: str) -> dict[tuple[str, str], dict[int, float]]:

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from selfdistill.errors import UserError
+from selfdistill.run_folder.files import section
 from selfdistill.run_folder.record import Record, read_record
 
 # at any depth: the parts of a run over several modalities have them too
@@ -93,10 +94,8 @@ def written(value: Any) -> str:
 
 def levels(record: Record, modality: str, task: str, probe: str) -> dict[str, float]:
     """Accuracies of the baselines by their names, as the last evaluation has them."""
-    table = record.tasks(modality).get(task, {}).get(probe)
-    table = table if isinstance(table, Mapping) else {}
-    found = record.result.get(modality)
-    raw_input = found.get("raw_input") if isinstance(found, Mapping) else None
+    table = section(record.tasks(modality).get(task, {}), probe)
+    raw_input = section(record.result, modality).get("raw_input")
     names = {
         "raw": f"raw input ({raw_input})" if raw_input else "raw input",
         "untrained": "untrained encoder",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class Record:
         """Modality, task, probe, line and accuracy of all that was evaluated."""
         for row in self.rows:
             for key, value in row.items():
-                found = _SCORE.fullmatch(key)
+                found = _score(key)
                 if found is not None and isfinite(value):
                     given = found["modality"] or self.config.get("modality", "unset")
                     yield short_name(str(given)), found["task"], found["probe"], row, value
@@ -143,7 +144,12 @@ def check_named_once(paths: Sequence[Path]) -> None:
 
 
 def _is_figure(key: str) -> bool:
-    return key not in ("step", "train_seconds") and _SCORE.fullmatch(key) is None
+    return key not in ("step", "train_seconds") and _score(key) is None
+
+
+@cache  # all lines of a log have the same few keys
+def _score(key: str) -> re.Match[str] | None:
+    return _SCORE.fullmatch(key)
 
 
 def read_record(path: Path) -> Record:

@@ -89,7 +89,7 @@ def _explained(labels: np.ndarray, classes: Sequence[int]) -> list[str]:
         return [f"{count} They have no labels."]
     others = int((~np.isin(labels, classes)).sum())
     if others:
-        count += f" The {others:,} of other classes are grey."
+        count += f" The {others:,} of other classes or of none are grey."
     return [count, "What a linear probe tells apart need not lie apart here."]
 
 

@@ -11,7 +11,7 @@ from selfdistill.data.elsewhere.address import Access
 from selfdistill.data.pipeline import InputPipeline
 from selfdistill.devices import choose_device
 from selfdistill.errors import UserError
-from selfdistill.modalities.backbone import untrained_backbones
+from selfdistill.modalities.backbone import Backbone, untrained_backbones
 from selfdistill.pretrained import Pretrained, load_pretrained
 from selfdistill.probes.cache import FeatureCache, texts_digest
 from selfdistill.probes.ctc import TRANSCRIPT
@@ -110,7 +110,7 @@ def _sources(
     sections["compat"] = asdict(config.compat)
     settings = {"modality": config.modality, "companions": texts_digest(companions), **sections}
 
-    def source(name: str, backbone: Any) -> Source:
+    def source(name: str, backbone: Backbone | None) -> Source:
         moved = None if backbone is None else backbone.to(place)
         return Source(name, moved, pipeline, batch_size, settings, cache)
 

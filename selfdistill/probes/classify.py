@@ -9,6 +9,7 @@ the training samples up to that number is in memory at a time, and blocks of all
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import TypeVar
 
@@ -92,8 +93,12 @@ class Probes:
             fit, held = group_split(train.groups[chosen], seed)
         self._chosen, self._fit, self._held = chosen, fit, held  # the latter two among chosen
         self._drawn_from = np.setdiff1d(np.arange(len(train.labels)), chosen[held])
-        self._axes = [PrincipalAxes(self._rows(layer, chosen)) for layer in self._layers]
         self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    @cached_property
+    def _axes(self) -> list[PrincipalAxes]:
+        """Of each layer; nearest neighbours do without."""
+        return [PrincipalAxes(self._rows(layer, self._chosen)) for layer in self._layers]
 
     def linear(self) -> Score:
         """Multinomial logistic regression with an L2 penalty on scaled features.

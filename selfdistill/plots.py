@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.style
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is too light for a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -117,6 +119,11 @@ def saved(figure: Figure, file_format: str) -> bytes:
     metadata = {"Date": None} if file_format == "svg" else None
     figure.savefig(out, format=file_format, metadata=metadata)
     return out.getvalue()
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """Of a picture in a file, uint8 [height, width, 3]."""
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def _draw_panel(axes: Axes, panel: Panel, numbers: Mapping[str, int]) -> None:

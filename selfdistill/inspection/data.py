@@ -23,6 +23,7 @@ from selfdistill.inspection.sheet import Part, sheet
 from selfdistill.modalities.base import Modality, load_modality, modality_names
 from selfdistill.modalities.picture import SamplePicture
 from selfdistill.outputs import check_output
+from selfdistill.plots import pixels
 from selfdistill.redaction import all_redacted
 from selfdistill.run_data import batch_sizes
 from selfdistill.run_folder.layout import CONFIG
@@ -161,13 +162,9 @@ def _write(out: Path, title: str, parts: Sequence[Part]) -> None:
 
 
 def _write_board(folder: Path, parts: Sequence[Part]) -> None:
-    import io
-
-    from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as board:
         for subject, findings in parts:
             png = sheet([(subject, findings)], "png")
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-            board.add_image(f"inspect/{subject.name}", pixels, dataformats="HWC")
+            board.add_image(f"inspect/{subject.name}", pixels(png), dataformats="HWC")

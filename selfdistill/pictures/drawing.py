@@ -190,8 +190,3 @@ def as_png(figure: Figure) -> bytes:
 def file_name(name: str) -> str:
     """A picture's name, which may have a task's in it, as that of a file."""
     return re.sub(r"[^\w .+-]", "-", name).lstrip(".")[:120]
-
-
-def pixels(png: bytes) -> np.ndarray:
-    """uint8 [height, width, 3]."""
-    return np.array(Image.open(io.BytesIO(png)).convert("RGB"))

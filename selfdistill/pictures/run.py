@@ -70,7 +70,8 @@ class Pictures:
         if self._fails:
             return
         try:
-            from selfdistill.pictures.drawing import Drawing, apart, as_png, file_name, pixels
+            from selfdistill.pictures.drawing import Drawing, apart, as_png, file_name
+            from selfdistill.plots import pixels
 
             with apart():
                 if self._drawing is None:

@@ -87,11 +87,8 @@ def hardware(record: Record) -> list[tuple[str, str]]:
         share = sum(waits) / len(waits)
         rows.append(("waiting for data, mean", f"{100 * share:.1f} % of the time"))
     batch = section(record.config, "train").get("batch_size")
-    if (
-        type(batch) is int
-        and record.step
-        and not section(record.config, "data").get("batch_length")
-    ):
+    by_length = any(section(p, "data").get("batch_length") for p in record.parts().values())
+    if type(batch) is int and record.step and not by_length:
         rows.append(("samples seen", f"{batch * record.step:,}"))
     return [(name, str(value)) for name, value in rows if value]
 

@@ -41,7 +41,9 @@ def test_the_largest_26_classes_are_told_apart() -> None:
     assert [text.get_text() for text in legend.get_texts()] == [str(n) for n in range(26)]
     looks = {(h.get_color(), h.get_marker()) for h in legend.get_lines()}
     assert len(looks) == 26
-    assert any("The 4 of other classes or of none are grey" in text.get_text() for text in figure.texts)
+    assert any(
+        "The 4 of other classes or of none are grey" in text.get_text() for text in figure.texts
+    )
     grey = figure.axes[0].collections[0]
     assert len(grey.get_offsets()) == 4
 

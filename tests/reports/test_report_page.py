@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from run_folders import STEPS, config, evaluation, result, row, rows, write_run
 from small_runs import SmallRuns
 
@@ -236,10 +237,16 @@ def test_several_modalities(tmp_path: Path) -> None:
     ]
     for line in lines[-4:]:
         line["text/target_std"] = 0.01
-    page = made([write_run(tmp_path / "joint", lines, settings=settings)], tmp_path)
+    run = write_run(tmp_path / "joint", lines, settings=settings)
+    page = made([run], tmp_path)
     for text in ("audio", "text", "the whole run", "Collapsed Text: deviation of the targets"):
         assert text in page.text
     assert page.classes("is-out") == 1
+    assert "samples seen 1,600" in page.text
+    # of batches of a length nobody knows how many samples they had
+    parts["audio"]["data"] = {"batch_length": 60.0}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert "samples seen" not in made([run], tmp_path).text
 
 
 def test_layers_share_a_chart(tmp_path: Path) -> None:

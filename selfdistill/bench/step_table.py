@@ -79,13 +79,13 @@ def _parts(result: Mapping[str, Any]) -> list[str]:
             continue
         line = f"  {part.replace('_', ' '):16}{1000 * mean * share:11,.2f}{share:8.1%}"
         if done:
-            line += f"{done / 1e9:9,.3f}"
+            line += _gflop(done)
         if done and share:
             line += f"{done / (mean * share) / rate:17.0%}"
         lines.append(line)
     whole = sum(flops.values())
     lines.append(
-        f"  {'step, on average':16}{1000 * mean:11,.2f}{1:8.1%}{whole / 1e9:9,.3f}"
+        f"  {'step, on average':16}{1000 * mean:11,.2f}{1:8.1%}{_gflop(whole)}"
         f"{whole / mean / rate:17.0%}"
     )
     return lines
@@ -104,6 +104,10 @@ def _of_flops(result: Mapping[str, Any]) -> list[str]:
     if abs(off) > LARGE_DEVIATION:
         lines.append("the formulas are off: go by what torch counts")
     return lines
+
+
+def _gflop(operations: float) -> str:
+    return f"{operations / 1e9:9,.{3 if operations < 1e13 else 0}f}"
 
 
 def _ms(seconds: float) -> str:

@@ -26,10 +26,10 @@ from selfdistill.probes.features import (
 from selfdistill.probes.labels import Named, check_labels
 from selfdistill.probes.panel import Panel
 from selfdistill.probes.sets import labels_of
+from selfdistill.probes.table import SOURCES
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("raw", "untrained", "trained")
 EMBEDDED = 1_000
 """Test samples whose features are kept."""
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selfdistill.probes.result import ACCURACY, ERROR
-from selfdistill.probes.table import NONE, aligned
+from selfdistill.probes.table import NONE, PROBES, SOURCES, aligned
 
-TITLES = {"linear": "linear", "few_shot": "few-shot", "attentive": "attentive", "ctc": "CTC"}
+TITLES = {**PROBES, "attentive": "attentive", "ctc": "CTC"}
 COLUMNS = ("task", "probe", "source", "layer", "best")
 LEGEND = (
     "percent, in brackets the 95 % interval over the test samples (bootstrap); over: percentage\n"
@@ -59,7 +59,7 @@ def measure(score: Mapping[str, Any]) -> str:
 
 def _block(title: str, task: Mapping[str, Any]) -> str:
     probes = task["probes"]
-    sources = [s for s in ("raw", "untrained", "trained") if any(s in by for by in probes.values())]
+    sources = [s for s in SOURCES if any(s in by_source for by_source in probes.values())]
     baselines = [source for source in sources if source != "trained"]
     heads = ["trained (best layer)" if source == "trained" else source for source in sources]
     header = ("", *heads, *(f"over {source}" for source in baselines))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import hypot
 from typing import Any
 
+SOURCES = ("raw", "untrained", "trained")
 PROBES = {"linear": "linear", "few_shot": "few-shot", "knn": "kNN"}
 BASELINES = {"untrained": "the untrained encoder", "raw": "the raw input"}
 HEADER = ("", "raw", "untrained", "trained (best layer)", "vs untrained", "vs raw")

@@ -25,6 +25,8 @@ _SHORTEST_TITLE = 16
 """Letters that stay of a figure's title in a narrow terminal."""
 _LONGEST = 48
 """Letters of a sparkline."""
+_LEAST_SPAN = 0.04
+"""Share of the largest value that a sparkline spans at least: what hardly changes looks like it."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,8 @@ def sparkline(values: Sequence[float], width: int, blocks: str) -> str:
         known = [value for value in values[first:last] if isfinite(value)]
         means.append(sum(known) / len(known) if known else nan)
     known = [mean for mean in means if isfinite(mean)]
-    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
-    if span <= 1e-9 * max(map(abs, known), default=0.0):
-        return "".join(blocks[0] if isfinite(mean) else " " for mean in means)
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    span = max(high - low, _LEAST_SPAN * max(-low, high)) or 1.0
     top = len(blocks) - 1
     return "".join(
         blocks[round((mean - low) / span * top)] if isfinite(mean) else " " for mean in means

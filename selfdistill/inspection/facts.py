@@ -70,6 +70,8 @@ def look(subject: Subject, samples: int, seed: int) -> Findings:
     if looked.measures:
         title, values = next(iter(looked.measures.items()))
         if min(values) < max(values):
+            if len(values) < len(subject.shards):
+                title += f", of {len(values):,} samples"
             counts, edges = np.histogram(values, _edges(min(values), max(values)))
             found.histograms.append(Histogram(title, edges.tolist(), counts.tolist()))
     if subject.config is not None and looked.masked:

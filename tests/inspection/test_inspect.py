@@ -143,9 +143,12 @@ def test_sizes_lengths_and_labels_are_told(tmp_path: Path, rng: np.random.Genera
     assert found["height (pixels)"] == "median 18, from 18 to 20"
 
 
-def test_a_histogram_has_round_steps_and_all_samples(tmp_path: Path) -> None:
+def test_a_histogram_has_round_steps_and_all_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passages = [{"txt": b"x" * n} for n in (10, 11, 29, 105)]
-    lines = inspect_data([shard(tmp_path / "a.tar", passages)]).splitlines()
+    path = shard(tmp_path / "a.tar", passages)
+    lines = inspect_data([path]).splitlines()
     bars = lines[lines.index("  characters") + 1 :]
     found = [re.fullmatch(r" +(.+ to .+?)  (#*) +(\d+)", bar) for bar in bars]
     counts = {match[1]: (len(match[2]), int(match[3])) for match in found if match}
@@ -155,6 +158,8 @@ def test_a_histogram_has_round_steps_and_all_samples(tmp_path: Path) -> None:
         "20 to 30": (20, 1),
         "100 to 110": (20, 1),
     }
+    monkeypatch.setattr(look, "LOOKED_AT", 3)
+    assert "  characters, of 3 samples" in inspect_data([path]).splitlines()
 
 
 def test_broken_connections_are_told(runs: SmallRuns) -> None:

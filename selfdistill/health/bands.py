@@ -167,7 +167,7 @@ def _thumb(
         why = "more is time that a faster loader would give back"
         return Band(low, [inf, *[MAX_WAIT] * count][:count], why)
     if key == "rollbacks":
-        return Band(low, [0.0] * count, "none")
+        return Band(low, [0.0] * count, "a healthy run never does")
     if key == "left_out_steps":
         return Band(
             low, [MAX_LEFT_OUT * step for step in steps], f"{100 * MAX_LEFT_OUT:g} % of all"

@@ -14,7 +14,7 @@ from selfdistill.modalities.picture import INK, Area
 WIDTH = 7.0
 """Inches of every picture: two of them stand side by side on a page."""
 MARGIN = 0.12
-HEADING, LINE = 0.32, 0.16
+HEADING, LINE = 0.32, 0.175
 BAR = 0.42
 """Inches that ``cosine_bar`` takes."""
 ALIKE = "RdBu_r"
@@ -71,7 +71,7 @@ def sheet(height: float, title: str, lines: Sequence[str]) -> Area:
 
     write(0.26, title, 11, "black", "bold")
     for number, line in enumerate(lines, start=1):
-        write(0.26 + LINE * number, line, 7.5, INK, "normal")
+        write(0.26 + LINE * number, line, 8.5, INK, "normal")
     return Area(figure, MARGIN, MARGIN, WIDTH - 2 * MARGIN, height)
 
 

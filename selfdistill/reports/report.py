@@ -33,7 +33,7 @@ _HEALTHY = "every figure that has a healthy band is inside it"
 _PROBES = (
     "Accuracy of probes on frozen features, with 95 % intervals over the test samples (few-shot: "
     "of the mean over the draws); the dashed mark is chance. What counts is how far the trained "
-    "encoder is above the untrained one."
+    "encoder is above the untrained one. Curves are in percent over the steps."
 )
 _CURVES = (
     "Over the steps. The shaded part is healthy, red points are outside it. A loss that rises is "

@@ -102,9 +102,8 @@ summary {{ cursor: pointer; color: var(--faint); font-weight: 500; padding: 0.3r
 .card > details {{ margin-top: 0.6rem; }}
 .figure > details {{ margin: 0; }}
 .figure.is-out summary {{ color: var(--tone); font-weight: 650; }}
-.pictures {{ display: grid; gap: 0.9rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }}
-figure {{ margin: 0; }}
+.pictures {{ columns: 26rem; column-gap: 0.9rem; }}
+figure {{ margin: 0 0 0.9rem; break-inside: avoid; }}
 figure img {{ display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 6px;
   background: #fff; }}
 figcaption {{ font-size: 0.85rem; color: var(--faint); margin-bottom: 0.4rem; }}

@@ -243,11 +243,8 @@ class Trainer:
     def _at_intervals(self, throughput: Throughput, evaluate: Evaluate) -> None:
         config, step = self.config, self.step_count
         done = step == config.train.steps
-        try:
+        with self._collapse_saved():
             logged = self._log(throughput) if self._is_logged(step) else {}
-        except HealthError as error:
-            self.save()
-            raise HealthError(f"{error} The state is kept in {self.saver.last}") from error
         saved = step % config.checkpoint.every == 0 or done
         if saved:
             self.save()
@@ -265,7 +262,8 @@ class Trainer:
 
     def _evaluate(self, evaluate: Evaluate, saved: bool) -> None:
         """Evaluate, or end the run when a signal cuts it short; then it is made up for later."""
-        scalars = evaluate(self.step_count)
+        with self._collapse_saved():
+            scalars = evaluate(self.step_count)
         if scalars is None:
             if not saved:
                 self.save()
@@ -273,6 +271,16 @@ class Trainer:
         if self.writer is not None and scalars:
             self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
             self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
+
+    @contextlib.contextmanager
+    def _collapse_saved(self) -> Iterator[None]:
+        """Save the state of a run that turns out inside to have collapsed, and say where."""
+        try:
+            yield
+        except HealthError as error:
+            self.save()
+            reason = str(error).removesuffix(".")
+            raise HealthError(f"{reason}. The state is kept in {self.saver.last}") from error
 
     def _log(self, throughput: Throughput) -> dict[str, float]:
         config, step = self.config, self.step_count

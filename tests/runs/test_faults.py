@@ -20,7 +20,9 @@ from modality_cases.text import sample as text
 from safetensors.torch import load_file
 from tiny import samples, write_config, write_shard, write_task
 
+from selfdistill.engine.guard import CollapseGuard
 from selfdistill.engine.trainer import Trainer
+from selfdistill.errors import HealthError
 from selfdistill.objective.data2vec import Data2Vec
 
 Config = Callable[..., str]
@@ -293,6 +295,22 @@ def test_collapse_keeps_the_state(config: Config, pretrain: Pretrain, tmp_path: 
     assert "below 50 (guard.min_target_std)" in last
     assert f"The state is kept in {checkpoint(tmp_path / 'run', 6)}" in last
     assert (checkpoint(tmp_path / "run", 6) / "manifest.json").exists()
+
+
+def test_a_collapse_that_an_evaluation_finds_keeps_the_state(
+    config: Config, here: Pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def found(*_: Any) -> None:
+        raise HealthError("it reads less than before")
+
+    monkeypatch.setattr(CollapseGuard, "check_accuracy", found)
+    tasks = json.dumps({"label": write_task(tmp_path / "task", "image")})
+    ended = here(config(), "eval.every=2", f"eval.tasks={tasks}")
+    assert ended.code == 3
+    kept = checkpoint(tmp_path / "run", 2)
+    last = ended.stderr.splitlines()[-1]
+    assert last == f"selfdistill: it reads less than before. The state is kept in {kept}"
+    assert (kept / "manifest.json").exists()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ _FINAL_LR_SCALE = 0.01
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient.
+    """AdamW over the parameters that require a gradient, by torch's fused kernel.
 
     Parameters of one dimension, biases and those that ``optim.no_decay`` names have no weight
     decay; with ``optim.decay_one_dimensional`` only the named ones are spared.
@@ -34,21 +34,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
         weight_decay_exclude_1d=not optim.decay_one_dimensional,
         no_weight_decay_list=spared,
     )
-    fused = all(_has_fused_kernel(device) for device in {p.device for p in model.parameters()})
-    return torch.optim.AdamW(
-        groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused, foreach=not fused
-    )
-
-
-def _has_fused_kernel(device: torch.device) -> bool:
-    # torch publishes no list of these devices, and refuses the others at the first step only
-    probe = nn.Parameter(torch.zeros(1, device=device))
-    probe.grad = torch.zeros_like(probe)
-    try:
-        torch.optim.AdamW([probe], fused=True).step()
-    except RuntimeError:
-        return False
-    return True
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def step_where(optimizer: AcceleratedOptimizer, taken: Tensor) -> None:
@@ -56,16 +42,15 @@ def step_where(optimizer: AcceleratedOptimizer, taken: Tensor) -> None:
 
     Args:
         optimizer: of ``build_optimizer``, prepared by accelerate.
-        taken: bool scalar on the device, for which the host waits only where it must: with a
-            scaler, and where there is no fused kernel.
+        taken: bool scalar on the device, for which the host waits only where there is a scaler.
     """
     inner, scaler = optimizer.optimizer, optimizer.scaler
-    if scaler is None and inner.defaults["fused"]:
-        inner.found_inf = (~taken).float()  # the kernel looks there before it writes
+    if scaler is None:
+        inner.found_inf = (~taken).float()  # the fused kernel looks there before it writes
         optimizer.step()
     elif taken:
         optimizer.step()
-    elif scaler is not None:
+    else:
         scaler.update()  # or it refuses the next step
 
 

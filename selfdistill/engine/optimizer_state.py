@@ -38,12 +38,12 @@ def unpack_optimizer(
         UserError: names or shapes do not fit the model's; the optimizer is untouched.
     """
     parameters = dict(model.named_parameters())
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
     packed: dict[str, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         name, _, key = full.rpartition("/")
         parameter = parameters.get(name)
-        if parameter is None or parameter not in groups or key not in _ADAM:
+        if parameter is None or parameter not in trained or key not in _ADAM:
             raise UserError(
                 f"resume: optimizer state '{full}' belongs to no trained parameter{OTHER}"
             )
@@ -60,11 +60,9 @@ def unpack_optimizer(
     optimizer.state.clear()
     for name, entries in packed.items():
         parameter = parameters[name]
-        group = groups[parameter]
-        # AdamW counts steps on the host unless its kernel reads the count on the device
-        on_device = group.get("fused") or group.get("capturable")
         optimizer.state[parameter] = {
-            "step": entries["step"].to(parameter.device if on_device else "cpu", copy=True),
+            # the fused kernel reads the count on the device
+            "step": entries["step"].to(parameter.device, copy=True),
             # the moments have the parameter's strides, as AdamW makes them
             **{key: _like(parameter, entries[key]) for key in ("exp_avg", "exp_avg_sq")},
         }

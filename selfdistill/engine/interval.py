@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from selfdistill.engine.gradients import Norms
 from selfdistill.engine.sums import summed
 from selfdistill.engine.training_step import Step
 from selfdistill.objective.data2vec import StepOutput
@@ -57,7 +58,9 @@ class Interval:
         self._widths: dict[str, int] = {}
         # of all processes: steps, loss, gradient norm, losses of the modalities
         self._whole = _Sum()
-        self._last: Step | None = None
+        # of the last step, whose outputs would take memory until the end of the next
+        self._gradients: Norms | None = None
+        self._taken: Tensor | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -73,7 +76,7 @@ class Interval:
                 sums.add(_flat(output[name]), step.taken)
         whole = torch.stack([torch.ones_like(step.loss), step.loss, step.grad_norm])
         self._whole.add(torch.cat([whole, step.losses]), step.taken)
-        self._last = step
+        self._gradients, self._taken = step.gradients, step.taken
 
     def take(
         self, accelerator: Accelerator
@@ -118,10 +121,9 @@ class Interval:
 
     def _norms(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """Those of the gradient's parts in the last step, if it was taken."""
-        last = self._last
-        if last is None or last.gradients is None or not last.taken:
+        if self._gradients is None or not self._taken:
             return {}, {name: {} for name in self._modalities}
-        run, own = last.gradients
+        run, own = self._gradients
         return (
             {key: float(value) for key, value in run.items()},
             {name: {key: float(v) for key, v in part.items()} for name, part in own.items()},

@@ -1,6 +1,7 @@
 """What a line of the log says equals what is computed from the tensors themselves."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,15 @@ def test_what_is_not_taken_adds_nothing(accelerator: Accelerator) -> None:
     for parts, taken in ((bad, False), (good, True), (bad, False)):
         add(among, parts, taken)
     assert among.take(accelerator)[1] == alone.take(accelerator)[1]
+
+
+def test_moments_of_a_step_are_let_go() -> None:
+    """They have width squared numbers for each micro-batch."""
+    interval, parts = Interval(["image"]), [{"image": output(vectors(0), 72.0)}]
+    moments = weakref.ref(parts[0]["image"].targets.outer)
+    add(interval, parts)
+    del parts
+    assert moments() is None
 
 
 @pytest.mark.parametrize("left_out", [0, 2])

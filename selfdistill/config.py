@@ -8,8 +8,9 @@ A run over several modalities has ``modalities`` in place of ``modality``: below
 modality's own sections and what it sets otherwise than the rest of the file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal
 
 
@@ -53,6 +54,11 @@ class ModelConfig:
     """Stochastic depth per sample, rising linearly from 0 at the first block to this."""
     layer_drop: float = 0.0
     """Chance to skip a whole block for the whole batch."""
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels inside a block's feed-forward network."""
+        return round(self.width * self.mlp_ratio)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,11 @@ class DecoderConfig:
     input_dropout: float = 0.0
     mask_noise_std: float = 0.01
     """Deviation of the noise that stands for what the student did not see."""
+
+    @property
+    def projection_width(self) -> int:
+        """Channels inside a projection of several layers."""
+        return int(self.width * self.projection_ratio)
 
 
 @dataclass(frozen=True)
@@ -324,10 +335,23 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     compat: CompatConfig = field(default_factory=CompatConfig)
 
+    def value(self, key: str) -> Any:
+        """That of a dotted key."""
+        return reduce(getattr, key.split("."), self)
+
     def parts(self) -> dict[str, "RunConfig"]:
         """The config of each modality as if it ran alone, by the modality's short name."""
         parts = self.modalities or {self.modality: self}
         return {short_name(modality): part for modality, part in parts.items()}
+
+
+def dotted(sections: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested sections by dotted key; an empty section has none."""
+    for key, value in sections.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 OWN_SECTIONS = ("encoder", "mask", "input")

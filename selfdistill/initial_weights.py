@@ -4,13 +4,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from selfdistill.config import RunConfig
+from selfdistill.config_files.load import without_tuples
 from selfdistill.durable import write_atomically
 from selfdistill.engine.checkpoint import find_checkpoint
 from selfdistill.engine.checkpoint_files import is_of_checkpoint, read_checkpoint
@@ -235,7 +236,7 @@ class InitialWeights:
         modality, folder = load_modality(config.modality), self._hub_folder
         for key, value in folder.sections["input"].items():
             mine = getattr(config.input, key)
-            if key not in modality.architecture and _plain(mine) != _plain(value):
+            if key not in modality.architecture and without_tuples(mine) != without_tuples(value):
                 logger.warning(
                     "%s: input.%s is %s, the weights were made for %s", KEY, key, mine, value
                 )
@@ -265,18 +266,14 @@ def _shape(config: RunConfig, more: Sequence[str]) -> dict[str, Any]:
     architecture = load_modality(config.modality).architecture
     keys = [*SHAPE, *more, *(f"input.{key}" for key in architecture)]
     keys += [f"encoder.{key}" for key in asdict(config.encoder) if key not in NOT_SHAPE]
-    shape = {key: _plain(reduce(getattr, key.split("."), config)) for key in keys}
+    shape = {key: without_tuples(config.value(key)) for key in keys}
     model = config.model
     return {
         **shape,
         # as far as it counts: the layers' width is rounded, and a folder tells that alone
-        "model.mlp_ratio": round(model.width * model.mlp_ratio) / model.width,
+        "model.mlp_ratio": model.mlp_width / model.width,
         "model.layer_scale": "more than 0" if model.layer_scale else 0,
     }
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _read_original(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:

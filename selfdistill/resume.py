@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from selfdistill.config import RunConfig
+from selfdistill.config import RunConfig, dotted
 from selfdistill.config_files.load import plain_config
 from selfdistill.data.loader import Source
 from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
@@ -156,23 +156,10 @@ Leaves = dict[tuple[str, str], Any]
 
 
 def _leaves(config: Mapping[str, Any]) -> Leaves:
-    parts = config.get("modalities") or {}
-    found = {("", key): value for key, value in _flat({**config, "modalities": {}}).items()}
-    for name, part in parts.items():
-        for key, value in _flat(part).items():
-            found[f"modalities.{name}.", key] = value
+    found = {("", key): value for key, value in dotted({**config, "modalities": {}})}
+    for name, part in (config.get("modalities") or {}).items():
+        found |= {(f"modalities.{name}.", key): value for key, value in dotted(part)}
     return found
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            # YAML has no tuples
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return leaves
 
 
 def _is_refused(key: str, old: Any, new: Any) -> bool:

@@ -92,17 +92,16 @@ def test_the_order_of_the_modalities_is_no_change() -> None:
         ("modalities.audio.objective.loss_weight", 1.0, 0.5),
         ("data.workers", 2, 0),
         ("data.train", ["here/a.tar"], ["there/a.tar"]),
-        ("optim.betas", [0.9, 0.98], (0.9, 0.999)),
+        ("optim.betas", [0.9, 0.98], [0.9, 0.999]),
     ],
 )
 def test_changes_that_it_can(key: str, old: Any, new: Any) -> None:
-    shown = list(new) if isinstance(new, tuple) else new
-    assert compare_configs(nested(key, old), nested(key, new)) == ([], [f"{key}: {old} -> {shown}"])
+    assert compare_configs(nested(key, old), nested(key, new)) == ([], [f"{key}: {old} -> {new}"])
 
 
 def test_what_is_no_change() -> None:
     old = {"run_dir": "a", "resume": "auto", "optim": {"betas": [0.9, 0.98], "lr": 1}}
-    new = {"run_dir": "b", "resume": "never", "optim": {"betas": (0.9, 0.98), "lr": 1.0}}
+    new = {"run_dir": "b", "resume": "never", "optim": {"betas": [0.9, 0.98], "lr": 1.0}}
     assert compare_configs(old, new) == ([], [])
 
 

@@ -10,6 +10,7 @@ from selfdistill.config import RunConfig
 from selfdistill.modalities.base import load_modality
 from selfdistill.models.flops import Counts, Flops, block, decoder, linear, projection
 from selfdistill.models.stochastic_depth import StochasticDepth
+from selfdistill.objective.head import head_widths
 from selfdistill.objective.targets import layer_indices
 
 RECOMPUTED = "recomputed"
@@ -58,8 +59,7 @@ def _modality(config: RunConfig, counts: Counts) -> tuple[dict[str, Flops], floa
         again += convs.forward
         predictor = convs + last
     else:
-        inner = [2 * model.width] * (config.objective.head_layers - 1)
-        predictor = projection(places, [model.width, *inner, model.width])
+        predictor = projection(places, head_widths(config.objective, model.width))
     forward = {
         "feature_encoder": encoder.embed,
         "teacher": teacher.without_gradient(),

@@ -1,9 +1,7 @@
 """Values of the config that are out of range or contradict each other."""
 
 from collections.abc import Iterable
-from functools import reduce
 from math import inf, isclose
-from typing import Any
 
 from selfdistill.config import PROBES, RunConfig
 from selfdistill.errors import UserError
@@ -102,7 +100,7 @@ def check(config: RunConfig) -> None:
         (("optim.betas",), lambda b: 0 <= min(b) <= max(b) < 1, "must be at least 0, below 1"),
     ):
         for key in keys:
-            _need(fine(_value(config, key)), config, key, rule)
+            _need(fine(config.value(key)), config, key, rule)
     _check_contradictions(config)
     if config.strategy == "visible":
         _check_decoder(config)
@@ -147,7 +145,7 @@ def _check_contradictions(config: RunConfig) -> None:
         "must be rsqrt_width, mean, or a finite number above 0",
     )
     _need(
-        round(model.width * model.mlp_ratio) >= 1,
+        model.mlp_width >= 1,
         config,
         "model.mlp_ratio",
         f"leaves nothing of model.width {model.width} inside the feed-forward network; raise it",
@@ -226,24 +224,20 @@ def _check_best(config: RunConfig) -> None:
 def _check_decoder(config: RunConfig) -> None:
     groups = config.decoder.groups
     _need(
-        int(config.decoder.projection_ratio * config.decoder.width) >= 1,
+        config.decoder.projection_width >= 1,
         config,
         "decoder.projection_ratio",
         f"leaves nothing of decoder.width {config.decoder.width}; raise it",
     )
     for key in ("model.width", "decoder.width"):
         _need(
-            _value(config, key) % groups == 0,
+            config.value(key) % groups == 0,
             config,
             "decoder.groups",
-            f"does not divide {key} {_value(config, key)}",
+            f"does not divide {key} {config.value(key)}",
         )
-
-
-def _value(config: RunConfig, key: str) -> Any:
-    return reduce(getattr, key.split("."), config)
 
 
 def _need(fine: bool, config: RunConfig, key: str, rule: str) -> None:
     if not fine:
-        raise UserError(f"{key}: {_value(config, key)} {rule}")
+        raise UserError(f"{key}: {config.value(key)} {rule}")

@@ -167,9 +167,7 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
         )
     shared = {key: value for key, value in given.items() if key not in ("modality", "modalities")}
     for key in (*OWN_SECTIONS, "data.train", "eval.tasks"):
-        section, _, name = key.partition(".")
-        value = shared.get(section)
-        if (value or {}).get(name) if name and isinstance(value, dict) else value and not name:
+        if _given(shared, key):
             raise UserError(f"{key}: belongs below modalities.NAME in a run over several")
     for section in SECTIONS:
         if not isinstance(shared.get(section) or {}, dict):
@@ -195,6 +193,13 @@ def build_config(given: dict[str, Any], sections: Callable[[str], Sections]) -> 
         eval=replace(first.eval, tasks={}),
         modalities=parts,
     )
+
+
+def _given(values: Any, key: str) -> Any:
+    """What stands at a dotted key of nested plain values; None: nothing."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _part(
@@ -262,7 +267,7 @@ def _schema(encoder: type, mask: type, input: type) -> tuple[DictConfig, Any]:
 def plain_config(config: RunConfig) -> dict[str, Any]:
     """The config as nested plain values that ``build_config`` reads, to be kept: without the
     secrets that names may hold (see ``redaction``)."""
-    given: dict[str, Any] = all_redacted(_lists(asdict(replace(config, modalities={}))))
+    given: dict[str, Any] = all_redacted(without_tuples(asdict(replace(config, modalities={}))))
     if not config.modalities:
         return given
     for key in ("modality", "strategy", *OWN_SECTIONS):
@@ -280,7 +285,7 @@ def _own_sections(part: RunConfig) -> dict[str, Any]:
         sections[name] = {
             key: value for key, value in values.items() if f"{name}.{key}" not in SHARED
         }
-    plain: dict[str, Any] = _lists(sections)
+    plain: dict[str, Any] = without_tuples(sections)
     return plain
 
 
@@ -289,7 +294,8 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
 
 
-def _lists(value: Any) -> Any:
+def without_tuples(value: Any) -> Any:
+    """Nested values with lists in place of tuples, which YAML and JSON do not have."""
     if isinstance(value, dict):
-        return {key: _lists(part) for key, part in value.items()}
-    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: without_tuples(part) for key, part in value.items()}
+    return [without_tuples(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,6 @@
 """What the three data2vec classes of transformers have in common."""
 
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any
 
 from selfdistill.config import RunConfig
@@ -28,7 +27,7 @@ def hold(config: RunConfig, architecture: str, wanted: Mapping[str, Any]) -> Non
         UserError: a key has another value.
     """
     for key, value in wanted.items():
-        found = reduce(getattr, key.split("."), config)
+        found = config.value(key)
         if found != value:
             raise UserError(
                 f"{architecture} cannot hold {key}={found}; pretrain with {key}={value} to export"
@@ -59,7 +58,7 @@ def block_fields(config: RunConfig) -> dict[str, Any]:
         "hidden_size": model.width,
         "num_hidden_layers": model.depth,
         "num_attention_heads": model.heads,
-        "intermediate_size": round(model.width * model.mlp_ratio),
+        "intermediate_size": model.mlp_width,
         "hidden_act": "gelu",
         "initializer_range": 0.02,
         "layer_norm_eps": model.norm_eps,

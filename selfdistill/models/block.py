@@ -75,8 +75,7 @@ class Block(Region):
         self.attention = Attention(config)
         self.gain1 = LayerScale(width, gain) if gain else None
         self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
-        hidden = round(width * config.mlp_ratio)
-        self.mlp = Mlp(width, hidden, act_layer=nn.GELU)
+        self.mlp = Mlp(width, config.mlp_width, act_layer=nn.GELU)
         self.activation_dropout = Dropout(config.activation_dropout)
         self.gain2 = LayerScale(width, gain) if gain else None
         self.dropout = Dropout(config.dropout)

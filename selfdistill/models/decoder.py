@@ -35,10 +35,9 @@ class Decoder(nn.Module):
         self.noise = config.mask_noise_std
         self.clears_padding = clears_padding
         self.dropout = Dropout(config.input_dropout)
-        widths = [width] + [config.width] * config.layers
+        widths = conv_widths(config, width)
         self.convs = ConvStack(widths, config.kernel, config.groups, config.residual, grid)
-        inner = int(config.projection_ratio * config.width)
-        layers = projection([config.width, *[inner] * (config.projection_layers - 1), width])
+        layers = projection(projection_widths(config, width))
         self.projection = layers if len(layers) > 1 else layers[0]
         if config.initializer == "bert":
             self.projection.apply(bert_)
@@ -60,3 +59,13 @@ class Decoder(nn.Module):
         shape = (*masks.masked.shape, visible.shape[-1])
         noise = torch.randn(shape, dtype=visible.dtype, device=visible.device) * self.noise
         return masks.restore(self.dropout(visible), noise)
+
+
+def conv_widths(config: DecoderConfig, width: int) -> list[int]:
+    """Channels of the tokens, which are ``width``, and behind each convolution."""
+    return [width] + [config.width] * config.layers
+
+
+def projection_widths(config: DecoderConfig, width: int) -> list[int]:
+    """Channels behind the convolutions, and behind each layer of the projection."""
+    return [config.width, *[config.projection_width] * (config.projection_layers - 1), width]

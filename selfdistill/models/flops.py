@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Self
 
 from selfdistill.config import DecoderConfig, ModelConfig
+from selfdistill.models.decoder import conv_widths, projection_widths
 from selfdistill.types import Batch
 
 
@@ -143,22 +144,20 @@ def block(
         wanted: tokens of each row that have to come out; None: all.
         drop_path: chance of a row to be left out.
     """
-    width, hidden = config.width, round(config.width * config.mlp_ratio)
+    width = config.width
     if drop_path:
         rows = max(rows * (1 - drop_path), 1)
     vectors, behind = rows * tokens, rows * (tokens if wanted is None else wanted)
     weights = linear(vectors, width, 3 * width) + linear(behind, width, width)
-    weights += projection(behind, (width, hidden, width))
+    weights += projection(behind, (width, config.mlp_width, width))
     # logits, and the sum that they weigh: no weights, but both factors have a gradient
     return weights + linear(vectors, tokens, width) * 2
 
 
 def decoder(config: DecoderConfig, width: int, counts: Counts) -> tuple[Flops, Flops]:
     """``models.decoder.Decoder``: its convolutions, and its projection at the masked places."""
-    widths = [width] + [config.width] * config.layers
-    inner = int(config.projection_ratio * config.width)
-    outer = [config.width, *[inner] * (config.projection_layers - 1), width]
+    widths = conv_widths(config, width)
     convs = conv_stack(
         counts.rows, counts.tokens, widths, config.kernel, config.groups, counts.grid
     )
-    return convs, projection(counts.rows * counts.masked, outer)
+    return convs, projection(counts.rows * counts.masked, projection_widths(config, width))

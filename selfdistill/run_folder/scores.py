@@ -1,13 +1,14 @@
 """The accuracies of a run over its training time, and in which settings runs differ."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from selfdistill.config import dotted
 from selfdistill.errors import UserError
 from selfdistill.run_folder.files import section
 from selfdistill.run_folder.record import Record, read_record
@@ -63,21 +64,15 @@ def read_run(path: Path, probe: str) -> Run:
     return Run(path, settings(record), scores, found)
 
 
-def settings(record: Record, ignored: Iterable[str] = _NOT_COMPARED) -> dict[str, Any]:
+def settings(record: Record, ignored: Container[str] = _NOT_COMPARED) -> dict[str, Any]:
     """Values by dotted key, but for the keys to be ignored, at whatever depth."""
-    run_dir = f"{Path(str(record.config.get('run_dir', '')))}/"  # as paths in it are written
-    return dict(_leaves(record.config, "", run_dir, set(ignored)))
-
-
-def _leaves(
-    config: Mapping[str, Any], prefix: str, run_dir: str, ignored: set[str]
-) -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.", run_dir, ignored)
-        elif key not in ignored:
-            # a text run keeps its tokenizer in its folder
-            yield f"{prefix}{key}", value.removeprefix(run_dir) if isinstance(value, str) else value
+    run_dir = f"{Path(str(record.config.get('run_dir', '')))}/"
+    return {
+        # a text run keeps its tokenizer in its folder
+        key: value.removeprefix(run_dir) if isinstance(value, str) else value
+        for key, value in dotted(record.config)
+        if key.rpartition(".")[2] not in ignored
+    }
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ T tokens, N masked tokens and V visible ones (padded to the largest count of the
 H attention heads, K averaged layers, P tokens in front that are no part of the input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -13,12 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Masks):
-        return value.to(device)
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)
@@ -99,9 +93,6 @@ class Masks:
         filler = 0 if self.filler is None else int(self.filler.sum())
         return self.visible.numel() - filler
 
-    def to(self, device: torch.device) -> "Masks":
-        return Masks(*(_moved(getattr(self, f.name), device) for f in fields(self)))
-
 
 def _positions(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Where bool [R, T] is True: int64 [R, N] in ascending order, and bool [R, N], False for what
@@ -153,9 +144,24 @@ class Batch:
     keys: Sequence[str] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(
-            self, **{f.name: _moved(getattr(self, f.name), device) for f in fields(self)}
-        )
+        """On a device; from pinned memory the host does not wait for it."""
+        moved: Batch = _with_tensors(self, lambda x: x.to(device, non_blocking=True))
+        return moved
+
+    def pin_memory(self) -> "Batch":
+        """In memory from which a GPU copies by itself."""
+        pinned: Batch = _with_tensors(self, Tensor.pin_memory)
+        return pinned
+
+
+def _with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor changed, or all tensors of a batch or of masks; anything else stays as it is."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Batch | Masks):
+        parts = {f.name: _with_tensors(getattr(value, f.name), change) for f in fields(value)}
+        return replace(value, **parts)
+    return value
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,10 @@ def test_a_batch_moves_with_its_masks() -> None:
     assert all(tensor.is_meta for tensor in tensors)
     assert moved.keys == ("a", "b", "c")
     assert batch.to(torch.device("cpu")).masks is not None
-    equal = Masks.from_bool(torch.eye(3, dtype=torch.bool)).to(torch.device("meta"))
-    assert equal.filler is None
+    equal = Batch(vectors(), masks=Masks.from_bool(torch.eye(3, dtype=torch.bool)))
+    moved = equal.to(torch.device("meta"))
+    assert moved.masks is not None
+    assert moved.masks.filler is None
 
 
 def test_a_row_without_masked_tokens_weighs_nothing() -> None:

@@ -3,15 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from selfdistill.amounts import round_step
 from selfdistill.data.elsewhere.retries import take_retries
 from selfdistill.errors import BadSample, DataBudgetError, errors_of
-from selfdistill.types import Batch, Masks
+from selfdistill.types import Batch
 
 MIN_SEEN = 100
 """Samples after which the share of bad ones means something."""
@@ -44,19 +42,11 @@ class Loaded:
 
     def pin_memory(self) -> "Loaded":
         """Called by the DataLoader where there is a GPU."""
-        return replace(self, batch=_pinned(self.batch))
+        return replace(self, batch=self.batch.pin_memory())
 
 
 MicroBatch = Mapping[str, Loaded]
 """What one forward pass is given, by modality."""
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, Batch | Masks):
-        return replace(value, **{f.name: _pinned(getattr(value, f.name)) for f in fields(value)})
-    return value
 
 
 def reasons_of(bad: Sequence[Bad]) -> str:

@@ -13,8 +13,11 @@ from torch import Tensor
 from selfdistill.config import RunConfig
 from selfdistill.config_files.load import without_tuples
 from selfdistill.durable import write_atomically
-from selfdistill.engine.checkpoint import find_checkpoint
-from selfdistill.engine.checkpoint_files import is_of_checkpoint, read_checkpoint
+from selfdistill.engine.checkpoint_files import (
+    find_checkpoint,
+    is_of_checkpoint,
+    read_checkpoint,
+)
 from selfdistill.errors import UserError, errors_of
 from selfdistill.hub.reader import WEIGHTS, HubFolder, is_hub_folder
 from selfdistill.modalities.base import load_modality

@@ -16,8 +16,7 @@ from selfdistill.config import (
     TrainConfig,
 )
 from selfdistill.config_files.load import build_config
-from selfdistill.engine.checkpoint import find_checkpoint
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
+from selfdistill.engine.checkpoint_files import Checkpoint, find_checkpoint, read_checkpoint
 from selfdistill.errors import UserError
 from selfdistill.hub.reader import HubFolder, is_hub_folder
 from selfdistill.hub.remote import download, is_repository_name

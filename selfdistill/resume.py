@@ -11,8 +11,11 @@ from accelerate.utils import broadcast_object_list
 from selfdistill.config import RunConfig, dotted
 from selfdistill.config_files.load import plain_config
 from selfdistill.data.loader import Source
-from selfdistill.engine.checkpoint import Checkpointer, find_checkpoint
-from selfdistill.engine.checkpoint_files import read_state
+from selfdistill.engine.checkpoint_files import (
+    find_checkpoint,
+    newest_checkpoint,
+    read_state,
+)
 from selfdistill.engine.together import on_all
 from selfdistill.errors import UserError, errors_of
 from selfdistill.pretrained import run_folder
@@ -51,7 +54,7 @@ def checkpoint_to_resume(config: RunConfig, must_resume: bool) -> Path | None:
         UserError: there is no such checkpoint, or one that is in the way.
     """
     run = Path(config.run_dir)
-    newest = Checkpointer(run / CHECKPOINTS, config.checkpoint.keep).newest()
+    newest = newest_checkpoint(run / CHECKPOINTS)
     if config.resume not in ("auto", "never"):
         named = find_checkpoint(Path(config.resume))
         if newest is None:

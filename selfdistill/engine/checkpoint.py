@@ -18,13 +18,15 @@ from typing import Any
 
 from selfdistill.durable import sync_folder, write_atomically
 from selfdistill.engine.checkpoint_files import (
-    EXPECTED,
+    WRITING,
     Checkpoint,
+    complete_checkpoints,
+    step_of,
     verify_checkpoint,
     write_checkpoint,
 )
 from selfdistill.errors import SelfdistillError, UserError
-from selfdistill.run_folder.layout import CHECKPOINT, CHECKPOINTS, MANIFEST, checkpoint_name
+from selfdistill.run_folder.layout import checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,6 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
-def _is_there(path: Path) -> bool:
-    """Raises an OSError where nobody can tell."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
 def _remove(path: Path) -> None:
     """Remove a checkpoint so that no crash leaves half of it under its own name."""
     # NFS keeps what somebody still reads, perhaps of one of this name that was removed before
@@ -57,20 +50,17 @@ def _remove(path: Path) -> None:
 
 
 class Checkpointer:
-    """Writes and finds the checkpoints of one run; one process at a time may save.
+    """Writes the checkpoints of one run, and removes those that are not to be kept.
+
+    One process at a time may do so.
 
     Args:
         folder: ``RUN/checkpoints``; made by the first save, in a folder that is there.
-        keep: how many to keep.
+        keep: how many to keep, 1 or more.
         keep_every: those of every so many steps stay besides; 0: none.
-
-    Raises:
-        UserError: ``keep`` is below 1.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
-        if keep < 1:
-            raise UserError(f"checkpoint.keep: {keep} is below 1")
         self.folder = folder
         self.keep = keep
         self.keep_every = keep_every
@@ -118,7 +108,7 @@ class Checkpointer:
             SelfdistillError: it cannot be written; the earlier ones are untouched.
         """
         final = self._path(checkpoint.step)
-        writing = self.folder / f".writing-{final.name}"
+        writing = self.folder / f"{WRITING}{final.name}"
         try:
             if _is_intact(final):
                 return final
@@ -135,50 +125,16 @@ class Checkpointer:
         self._prune(checkpoint.step, good)
         return final
 
-    def complete(self) -> list[Path]:
-        """The checkpoints with a manifest, by step.
-
-        Raises:
-            SelfdistillError: the folder cannot be read.
-        """
-        return self._found()[0]
-
-    def newest(self) -> Path | None:
-        """The newest intact checkpoint, or None where there is none at all.
-
-        A damaged one is named in a warning and passed over.
-
-        Raises:
-            UserError: there are checkpoints, but all are damaged; starting afresh would bury them.
-            SelfdistillError: the folder cannot be read.
-        """
-        complete, unfinished = self._found()
-        for path in sorted(unfinished):
-            logger.warning("%s is an unfinished checkpoint and is ignored", path)
-        for path in reversed(complete):
-            try:
-                verify_checkpoint(path)
-            except UserError as error:
-                logger.warning("%s; the checkpoint before it is tried", error)
-            else:
-                return path
-        if complete:
-            raise UserError(
-                f"{self.folder}: all {len(complete)} checkpoints are damaged; "
-                "restore one, or choose another run_dir to start afresh"
-            )
-        return None
-
     def clear(self) -> None:
         """Remove what a kill has left of checkpoints that were being written or removed."""
-        for pattern in (".writing-step-*", ".removing-step-*"):
+        for pattern in (f"{WRITING}step-*", ".removing-step-*"):
             for stale in self.folder.glob(pattern):
                 shutil.rmtree(stale, ignore_errors=True)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, the last one first."""
-        for path in reversed(self.complete()):
-            if _step_of(path) > step:
+        for path in reversed(complete_checkpoints(self.folder)):
+            if step_of(path) > step:
                 _remove(path)
 
     def rate(self, step: int, value: float, by: str) -> None:
@@ -224,30 +180,6 @@ class Checkpointer:
     def _path(self, step: int) -> Path:
         return self.folder / checkpoint_name(step)
 
-    def _found(self) -> tuple[list[Path], list[Path]]:
-        """The checkpoints with a manifest, by step, and what else was begun.
-
-        Pathlib, by version, takes what cannot be read for what is not there; and a run whose disk
-        does not answer would start afresh.
-        """
-        complete: list[Path] = []
-        unfinished: list[Path] = []
-        try:
-            for name in os.listdir(self.folder):
-                path = self.folder / name
-                if CHECKPOINT.fullmatch(name):
-                    (complete if _is_there(path / MANIFEST) else unfinished).append(path)
-                elif name.startswith(".writing-step-"):
-                    unfinished.append(path)
-        except FileNotFoundError:
-            return [], []
-        except OSError as error:
-            raise SelfdistillError(
-                f"cannot read the checkpoints in {self.folder}: {error.strerror}; mend that, then "
-                "run the same command again"
-            ) from error
-        return sorted(complete, key=_step_of), unfinished
-
     def _make_folder(self) -> None:
         if not self.folder.exists():
             self.folder.mkdir()  # no parents: a run whose folder was moved must not make it anew
@@ -257,9 +189,9 @@ class Checkpointer:
     def _prune(self, step: int, good: Path | None) -> None:
         # later ones belong to a run that was taken up again before them; they must not push out
         # what was just saved
-        done = [path for path in self.complete() if _step_of(path) <= step]
+        done = [path for path in complete_checkpoints(self.folder) if step_of(path) <= step]
         for path in done[: -self.keep]:
-            if path == good or self._stays(_step_of(path)):
+            if path == good or self._stays(step_of(path)):
                 continue
             try:
                 _remove(path)
@@ -270,32 +202,10 @@ class Checkpointer:
         tensors = [*checkpoint.model.values(), *checkpoint.optimizer.values()]
         needed = sum(t.nbytes for t in tensors) + len(json.dumps(checkpoint.state))
         there = next(p for p in (self.folder, *self.folder.absolute().parents) if os.path.exists(p))
-        complete = self.complete()
+        complete = complete_checkpoints(self.folder)
         return (
             f"cannot save the checkpoint of step {checkpoint.step}: {error}; it needs {needed} "
             f"bytes, {shutil.disk_usage(there).free} are free in {there}; "
             f"the last complete checkpoint is {complete[-1] if complete else 'none'}. "
             "Make room or mend the permissions, then run the same command again"
         )
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def find_checkpoint(path: Path, key: str = "resume") -> Path:
-    """The checkpoint meant by the path of a checkpoint, of a run, or of its checkpoints folder.
-
-    Args:
-        key: the config's name of ``path``, for the error message.
-
-    Raises:
-        UserError: there is none.
-    """
-    if (path / MANIFEST).is_file():
-        return path
-    folder = path / CHECKPOINTS
-    newest = Checkpointer(folder if folder.is_dir() else path, keep=1).newest()
-    if newest is None:
-        raise UserError(f"{key}: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")
-    return newest

@@ -1,12 +1,13 @@
-"""One checkpoint folder: how it is written, verified and read.
+"""Checkpoint folders: how one is written, verified and read, and which a run has.
 
-It holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json``, between two lines of the
+One holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json``, between two lines of the
 log ``interval.safetensors`` and, written last, ``manifest.json`` with the size and the SHA-256 of
 the others. There is no pickle in it.
 """
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfdistill.durable import sync_folder, write_synced
-from selfdistill.errors import UserError
-from selfdistill.run_folder.layout import CHECKPOINT, MANIFEST
+from selfdistill.errors import SelfdistillError, UserError
+from selfdistill.run_folder.layout import CHECKPOINT, CHECKPOINTS, MANIFEST
 from selfdistill.tensor_files import save_tensors
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 2
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _INTERVAL = "interval.safetensors"
+WRITING = ".writing-"
+"""In front of the name of one that is being written."""
 EXPECTED = "expected a folder like RUN/checkpoints/step-00005000 with a manifest.json"
 
 
@@ -158,3 +163,96 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"{path / name} is no safetensors file: {error}") from error
     state, interval = read_state(path), tensors[_INTERVAL]
     return Checkpoint(step, tensors[_MODEL], tensors[_OPTIMIZER], state, interval)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints with a manifest in ``RUN/checkpoints``, by step.
+
+    Raises:
+        SelfdistillError: the folder cannot be read.
+    """
+    return _found(folder)[0]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest intact checkpoint in ``RUN/checkpoints``, or None where there is none at all.
+
+    A damaged one is named in a warning and passed over.
+
+    Raises:
+        UserError: there are checkpoints, but all are damaged; starting afresh would bury them.
+        SelfdistillError: the folder cannot be read.
+    """
+    complete, unfinished = _found(folder)
+    for path in sorted(unfinished):
+        logger.warning("%s is an unfinished checkpoint and is ignored", path)
+    for path in reversed(complete):
+        try:
+            verify_checkpoint(path)
+        except UserError as error:
+            logger.warning("%s; the checkpoint before it is tried", error)
+        else:
+            return path
+    if complete:
+        raise UserError(
+            f"{folder}: all {len(complete)} checkpoints are damaged; "
+            "restore one, or choose another run_dir to start afresh"
+        )
+    return None
+
+
+def find_checkpoint(path: Path, key: str = "resume") -> Path:
+    """The checkpoint meant by the path of a checkpoint, of a run, or of its checkpoints folder.
+
+    Args:
+        key: the config's name of ``path``, for the error message.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    folder = path / CHECKPOINTS
+    newest = newest_checkpoint(folder if folder.is_dir() else path)
+    if newest is None:
+        raise UserError(f"{key}: no checkpoint in '{path}'; {EXPECTED}, or a run's folder")
+    return newest
+
+
+def step_of(path: Path) -> int:
+    """Told by the name of a checkpoint."""
+    return int(path.name.removeprefix("step-"))
+
+
+def _found(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints with a manifest, by step, and what else was begun.
+
+    Pathlib, by version, takes what cannot be read for what is not there; and a run whose disk does
+    not answer would start afresh.
+    """
+    complete: list[Path] = []
+    unfinished: list[Path] = []
+    try:
+        for name in os.listdir(folder):
+            path = folder / name
+            if CHECKPOINT.fullmatch(name):
+                (complete if _is_there(path / MANIFEST) else unfinished).append(path)
+            elif name.startswith(f"{WRITING}step-"):
+                unfinished.append(path)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise SelfdistillError(
+            f"cannot read the checkpoints in {folder}: {error.strerror}; mend that, then run the "
+            "same command again"
+        ) from error
+    return sorted(complete, key=step_of), unfinished
+
+
+def _is_there(path: Path) -> bool:
+    """Raises an OSError where nobody can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

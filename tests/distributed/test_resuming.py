@@ -12,12 +12,12 @@ import torch
 from launching import rows, weights
 from worlds import Job, train
 
-from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill import resume
+from selfdistill.engine.checkpoint_files import complete_checkpoints, newest_checkpoint
 from selfdistill.engine.trainer import Trainer
 from selfdistill.objective.data2vec import Data2Vec
 
 Words = Callable[..., list[str]]
-FOUND = Checkpointer.newest
 GOOD = "back/checkpoints/step-00000002"
 """A good step stands behind it."""
 
@@ -25,15 +25,15 @@ GOOD = "back/checkpoints/step-00000002"
 def _others_find_an_older_state() -> None:
     """As where a run is still being ended, or a server of files tells an old story."""
 
-    def oldest(self: Checkpointer) -> Path | None:
-        found = self.complete()
+    def oldest(folder: Path) -> Path | None:
+        found = complete_checkpoints(folder)
         return found[0] if found else None
 
-    Checkpointer.newest = FOUND if os.environ["RANK"] == "0" else oldest  # type: ignore
+    resume.newest_checkpoint = newest_checkpoint if os.environ["RANK"] == "0" else oldest
 
 
 def _each_in_a_folder_of_its_own(folder: Path) -> None:
-    Checkpointer.newest = FOUND  # type: ignore[method-assign]
+    resume.newest_checkpoint = newest_checkpoint
     own = folder / os.environ["RANK"]
     own.mkdir(exist_ok=True)
     os.chdir(own)

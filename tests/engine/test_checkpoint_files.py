@@ -9,8 +9,8 @@ import torch
 from checkpoint_cases import FILES, assert_equal, example
 
 from selfdistill.engine import checkpoint_files
-from selfdistill.engine.checkpoint import Checkpoint, Checkpointer
-from selfdistill.engine.checkpoint_files import read_checkpoint
+from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.errors import UserError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from selfdistill.engine.checkpoint import Checkpoint, Checkpointer
-from selfdistill.engine.checkpoint_files import read_checkpoint
+from selfdistill.engine.checkpoint import Checkpointer
+from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint
 from selfdistill.engine.optimizer_state import pack_optimizer, unpack_optimizer
 from selfdistill.errors import UserError
 

@@ -18,7 +18,13 @@ from torch import nn
 
 from selfdistill.engine import checkpoint as checkpoint_module
 from selfdistill.engine.checkpoint import Checkpointer
-from selfdistill.engine.checkpoint_files import Checkpoint, read_checkpoint, write_checkpoint
+from selfdistill.engine.checkpoint_files import (
+    Checkpoint,
+    complete_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from selfdistill.engine.optimizer_state import pack_optimizer
 from selfdistill.engine.saving import Saver
 from selfdistill.errors import SelfdistillError
@@ -116,11 +122,11 @@ def test_one_at_a_time(training: Training, gate: Callable[[], None]) -> None:
     gate()
     second.join()
     training.saver.finish()
-    assert [path.name for path in training.checkpointer.complete()] == [
+    assert [path.name for path in complete_checkpoints(training.checkpointer.folder)] == [
         "step-00000001",
         "step-00000002",
     ]
-    loaded = read_checkpoint(training.checkpointer.complete()[0])
+    loaded = read_checkpoint(complete_checkpoints(training.checkpointer.folder)[0])
     assert loaded.state == {"seen": 1}
     assert float(loaded.optimizer["weight/step"]) == 1
 
@@ -148,7 +154,7 @@ def test_a_failure_is_told_once_at_the_next_look(
     training.save()
     training.saver.finish()
     assert training.saver.last is not None
-    assert training.checkpointer.newest() == training.saver.last
+    assert newest_checkpoint(training.checkpointer.folder) == training.saver.last
 
 
 @pytest.mark.parametrize("ask", [Training.save, lambda training: training.saver.finish()])
@@ -168,7 +174,7 @@ def raise_(error: Exception) -> None:
 
 
 def kept(saver: Checkpointer) -> list[int]:
-    return [int(path.name[5:]) for path in saver.complete()]
+    return [int(path.name[5:]) for path in complete_checkpoints(saver.folder)]
 
 
 def example(step: int) -> Checkpoint:
@@ -202,7 +208,7 @@ def test_the_best_stays(tmp_path: Path) -> None:
     again.rate(8, 0.1, "knn")
     again.save(example(9))
     assert kept(again) == [8, 9]
-    assert again.newest() == tmp_path / "step-00000009"
+    assert newest_checkpoint(again.folder) == tmp_path / "step-00000009"
 
 
 def test_values_of_another_figure_are_no_measure(tmp_path: Path) -> None:

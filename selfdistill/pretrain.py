@@ -1,26 +1,19 @@
 """Pretrain from a config: build the parts, train, evaluate."""
 
-import os
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    gather_object,
-)
+from accelerate.utils import gather_object
 
 from selfdistill.config import RunConfig
 from selfdistill.config_files.load import dump_config
-from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
+from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained
+from selfdistill.engine.accelerator import build_accelerator
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.metrics import MetricsWriter, Progress
-from selfdistill.engine.processes import are_several, waiting_told
 from selfdistill.engine.run_dir import RunDir
 from selfdistill.engine.together import on_all, read_on_all
 from selfdistill.engine.trainer import Trainer
@@ -37,10 +30,7 @@ from selfdistill.resume import (
     check_data,
     is_of_another_run,
 )
-from selfdistill.run_data import batch_sizes, open_source
-
-PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other; NCCL by itself would give up after ten minutes."""
+from selfdistill.run_data import batch_sizes, load_batches, open_source
 
 
 def pretrain(config: RunConfig, must_resume: bool = False) -> None:
@@ -62,53 +52,6 @@ def pretrain(config: RunConfig, must_resume: bool = False) -> None:
             run_dir.close()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def build_accelerator(config: RunConfig) -> Accelerator:
-    """Device, precision and processes of a run.
-
-    Raises:
-        UserError: the precision does not work on the device.
-    """
-    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
-    copies = DistributedDataParallelKwargs(
-        # a dropped layer leaves its parameters without gradient
-        find_unused_parameters=config.model.layer_drop > 0,
-        broadcast_buffers=False,  # they are constants
-        gradient_as_bucket_view=True,  # or each gradient is there twice
-    )
-    # newer torch has another name for it, which accelerate cannot pass on yet
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    # one process evaluates, saves and prepares the data while the others wait
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    if config.train.deterministic:
-        torch.use_deterministic_algorithms(True)
-        # without a workspace of a fixed size older torch refuses matrix products on a GPU
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if config.train.precision == "fp32":
-        # torch would round what convolutions take to ten bits
-        torch.backends.cudnn.allow_tf32 = False
-    else:
-        # of the few products that autocast leaves in float32
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-    # else a process that finds a mistake may be gone before another one has connected to it, which
-    # then tells of that
-    os.environ.setdefault("TORCH_DIST_INIT_BARRIER", "1")
-    if are_several() and not torch.accelerator.is_available():
-        # accelerate joins processes on CPUs only where it is told so; else each would train alone
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    try:
-        with waiting_told():
-            accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[copies, patience])
-    except ValueError as error:
-        raise UserError(f"train.precision: {precision} cannot be used ({error})") from error
-    if precision == "fp16" and not accelerator.native_amp:
-        # accelerate would train in fp32 without a word
-        raise UserError(
-            f"train.precision: fp16 does not work on device '{accelerator.device.type}'; "
-            "choose fp32 or bf16"
-        )
-    return accelerator
 
 
 def _run(
@@ -221,17 +164,7 @@ def _fit(
     config: RunConfig, sources: Mapping[str, Source], trainer: Trainer, evaluation: Evaluation
 ) -> None:
     def load(start_step: int, passed_over: Sequence[int]) -> Generator[list[MicroBatch]]:
-        return training_batches(
-            sources,
-            seed=config.seed,
-            accumulate=config.train.accumulate,
-            rank=trainer.accelerator.process_index,
-            world_size=trainer.accelerator.num_processes,
-            start_step=start_step,
-            steps=config.train.steps,
-            workers=config.data.workers,
-            passed_over=passed_over,
-        )
+        return load_batches(config, sources, trainer.accelerator, start_step, passed_over)
 
     with dead_workers_explained():
         trainer.fit(load, evaluation)

@@ -1,16 +1,17 @@
-"""The data of a run as training has them, for commands that look at them without training."""
+"""The data of a run, for training, and for commands that look at them without it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from accelerate import Accelerator
 
 from selfdistill.config import RunConfig
 from selfdistill.data.elsewhere.address import Access, Remote
-from selfdistill.data.loader import Source
+from selfdistill.data.loader import MicroBatch, Source, training_batches
 from selfdistill.data.locations import Location, resolve
 from selfdistill.data.shard import UnusableShard
 from selfdistill.data.shards import training_shards
@@ -53,6 +54,27 @@ def open_source(name: str, parts: Mapping[str, RunConfig], batch_size: int) -> S
             )
         lengths = np.minimum(shards.lengths(modality.length), np.float32(pipeline.longest))
     return Source(shards, pipeline, 0, config.data.batch_length, lengths)
+
+
+def load_batches(
+    config: RunConfig,
+    sources: Mapping[str, Source],
+    accelerator: Accelerator,
+    start_step: int = 0,
+    passed_over: Sequence[int] = (),
+) -> Generator[list[MicroBatch]]:
+    """This process's micro-batches of each step of a run; see ``training_batches``."""
+    return training_batches(
+        sources,
+        seed=config.seed,
+        accumulate=config.train.accumulate,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        start_step=start_step,
+        steps=config.train.steps,
+        workers=config.data.workers,
+        passed_over=passed_over,
+    )
 
 
 @contextmanager

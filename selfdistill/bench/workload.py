@@ -9,15 +9,15 @@ import torch
 from accelerate import Accelerator
 
 from selfdistill.config import RunConfig
-from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained, training_batches
+from selfdistill.data.loader import MicroBatch, Source, dead_workers_explained
+from selfdistill.engine.accelerator import build_accelerator
 from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer
 from selfdistill.errors import SelfdistillError
 from selfdistill.models.flops import Counts
 from selfdistill.models.stochastic_depth import StochasticDepth
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.pretrain import build_accelerator
-from selfdistill.run_data import batch_sizes, open_source, prepared_aside
+from selfdistill.run_data import batch_sizes, load_batches, open_source, prepared_aside
 
 STEPS = 1_000_000
 """More than are ever measured: the schedule of the rate does not end."""
@@ -124,16 +124,7 @@ def _build(config: RunConfig, accelerator: Accelerator) -> Workload:
     model = Data2Vec(whole)
     silent = Progress(whole.train.steps, 0, main=False)
     trainer = Trainer(model, whole, accelerator, None, None, silent, {})
-    batches = training_batches(
-        sources,
-        seed=config.seed,
-        accumulate=config.train.accumulate,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        start_step=0,
-        steps=config.train.steps,
-        workers=config.data.workers,
-    )
+    batches = load_batches(whole, sources, accelerator)
     return Workload(parts, accelerator, sources, trainer, batches)
 
 

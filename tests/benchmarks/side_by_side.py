@@ -27,13 +27,13 @@ from memory import batch_of
 from selfdistill.config import RunConfig
 from selfdistill.config_files.load import load_config
 from selfdistill.data.ledger import Loaded
+from selfdistill.engine.accelerator import build_accelerator
 from selfdistill.engine.metrics import Progress
 from selfdistill.engine.trainer import Trainer
 from selfdistill.modalities.base import load_modality
 from selfdistill.modalities.text.tokenizer import TOKENIZER_FILE
 from selfdistill.modalities.text.training import train_tokenizer
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.pretrain import build_accelerator
 from selfdistill.types import Batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -18,7 +18,7 @@ from worlds import Job, train
 
 from selfdistill import cli, pretrain
 from selfdistill.data.loader import Source, _Stream
-from selfdistill.engine import processes
+from selfdistill.engine import accelerator, processes
 from selfdistill.errors import SelfdistillError, UserError
 from selfdistill.objective.data2vec import Data2Vec
 from selfdistill.run_data import open_source
@@ -45,7 +45,7 @@ def _begin(kind: str, rank: str) -> None:
     if not Fault.kind:
         _patch()
     Fault.kind, Fault.rank, Fault.calls = kind, rank, 0
-    pretrain.PATIENCE = timedelta(seconds=5 if kind == "stuck" else 600)
+    accelerator.PATIENCE = timedelta(seconds=5 if kind == "stuck" else 600)
     print(f"\nbegins at {time.monotonic()}", flush=True)
 
 
@@ -57,7 +57,7 @@ def _patch() -> None:
         if Fault.comes("model"):
             raise ValueError("the model broke")
         if Fault.comes("stuck"):
-            time.sleep(pretrain.PATIENCE.total_seconds() + 3)
+            time.sleep(accelerator.PATIENCE.total_seconds() + 3)
         return forward(self, batches)
 
     def loaded(self: _Stream, *place: int) -> Any:

@@ -37,7 +37,7 @@ class StepRecord:
         data_step: the step of the data that it has its batches from.
         keys: of the samples of each micro-batch of this process.
         losses: the sum of each modality in each micro-batch, float32 scalars on the device.
-        saved: the last checkpoint before it; None on processes other than the main one.
+        saved: the last checkpoint before it, as the main process knows it.
     """
 
     step: int
@@ -59,8 +59,7 @@ class Recovery:
     Attributes:
         judge: of the steps, on the device.
         guard: of what came of them.
-        good: the last checkpoint with a good step behind it; None on processes other than the
-            main one.
+        good: the last checkpoint with a good step behind it, as the main process knows it.
     """
 
     def __init__(

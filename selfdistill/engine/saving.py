@@ -27,8 +27,8 @@ class Saver:
         checkpointer: of the run folder; None on processes other than the main one.
 
     Attributes:
-        last: the checkpoint that was begun or restored last; None on processes other than the main
-            one.
+        last: the checkpoint that was begun or restored last; the main process alone knows of those
+            that were begun.
     """
 
     def __init__(

@@ -39,9 +39,6 @@ class Moments(NamedTuple):
             products = (centred.T @ centred).double() + cross + cross.T + size * mean.outer(mean)
             return cls(size, rest + size * mean, products)
 
-    def plus(self, other: "Moments") -> "Moments":
-        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
-
     def covariance(self) -> Tensor:
         """Unbiased covariance [D, D], float64."""
         size = self.size.clamp(min=1)

@@ -25,6 +25,7 @@ class Saver:
         model, optimizer: not wrapped.
         accelerator: of the run.
         checkpointer: of the run folder; None on processes other than the main one.
+        best: see ``CheckpointConfig``.
 
     Attributes:
         last: the checkpoint that was begun or restored last; the main process alone knows of those
@@ -37,11 +38,13 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
         checkpointer: Checkpointer | None,
+        best: str,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.accelerator = accelerator
         self.checkpointer = checkpointer
+        self.best = best
         self.last: Path | None = None
         self._copies: dict[str, Tensor] | None = None if checkpointer is None else {}
 
@@ -81,21 +84,20 @@ class Saver:
             whole = Checkpoint(step, model, optimizer, state, sums)
             self.last = self.checkpointer.begin(whole, good)
 
-    def rate(self, step: int, best: str, values: Mapping[str, float]) -> None:
+    def rate(self, step: int, values: Mapping[str, float]) -> None:
         """Let the checkpoint of a step stay if it is the best so far; on the main process.
 
         Args:
             step: the values are of.
-            best: see ``CheckpointConfig``.
             values: of probes or figures; those of several sets or modalities have names that end
                 alike, and count by their mean.
         """
-        name = best.removeprefix("-")
+        name = self.best.removeprefix("-")
         found = [value for key, value in values.items() if key.rpartition("/")[2] == name]
         if self.checkpointer is None or not found or not all(map(math.isfinite, found)):
             return
         mean = sum(found) / len(found)
-        self.checkpointer.rate(step, -mean if best.startswith("-") else mean, best)
+        self.checkpointer.rate(step, -mean if self.best.startswith("-") else mean, self.best)
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, when nothing is being written."""

@@ -96,7 +96,7 @@ class Trainer:
         # "evaluation" leaves out what processes with whole copies of the model need
         wrapped = accelerator.prepare_model(model, evaluation_mode=sharding is not None)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
-        self.saver = Saver(model, optimizer, accelerator, checkpointer)
+        self.saver = Saver(model, optimizer, accelerator, checkpointer, config.checkpoint.best)
         self.collapse = {name: CollapseGuard(part.guard) for name, part in self.parts.items()}
         self.recovery = Recovery(config, accelerator, writer, progress)
         self.take_step = TrainingStep(
@@ -149,7 +149,7 @@ class Trainer:
         """Do what the run was ended before, when it had saved this step."""
         step = self.step_count
         if self.writer is not None:
-            self.saver.rate(step, self.config.checkpoint.best, self.writer.written(step))
+            self.saver.rate(step, self.writer.written(step))
         if self._evaluation_is_due() and evaluate.lacks(step):
             self._evaluate(evaluate, saved=True)
 
@@ -248,7 +248,7 @@ class Trainer:
         saved = step % config.checkpoint.every == 0 or done
         if saved:
             self.save()
-            self.saver.rate(step, config.checkpoint.best, logged)
+            self.saver.rate(step, logged)
         if self._evaluation_is_due():
             self._evaluate(evaluate, saved)
             throughput.restart()
@@ -270,7 +270,7 @@ class Trainer:
             raise Preempted(self.stop.explained(self.step_count, self.saver.last))
         if self.writer is not None and scalars:
             self.writer.write(self.step_count, {**scalars, "train_seconds": self.train_seconds})
-            self.saver.rate(self.step_count, self.config.checkpoint.best, scalars)
+            self.saver.rate(self.step_count, scalars)
 
     @contextlib.contextmanager
     def _collapse_saved(self) -> Iterator[None]:

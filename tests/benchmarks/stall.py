@@ -38,7 +38,8 @@ class Training:
         self.optimizer = build_optimizer(self.model, config.optim)
         self.waiting = Checkpointer(folder / "waiting", keep=1)
         self.checkpointer = Checkpointer(folder / "meanwhile", keep=1)
-        self.saver = Saver(self.model, self.optimizer, Accelerator(cpu=True), self.checkpointer)
+        accelerator = Accelerator(cpu=True)
+        self.saver = Saver(self.model, self.optimizer, accelerator, self.checkpointer, "")
         self.steps = 0
 
     def step(self) -> None:

@@ -48,12 +48,12 @@ def test_a_rating_that_a_kill_came_before(
     assert runs.pretrain("image", tmp_path / "whole", *words) == 0
     wanted = json.loads((tmp_path / "whole" / "checkpoints" / "best.json").read_text())
 
-    def killed(self: Saver, step: int, name: str, values: Mapping[str, float]) -> None:
-        if step == wanted["step"] and any(key.endswith(name.removeprefix("-")) for key in values):
+    def killed(self: Saver, step: int, values: Mapping[str, float]) -> None:
+        if step == wanted["step"] and any(key.endswith(best.removeprefix("-")) for key in values):
             assert self.checkpointer is not None
             self.checkpointer.wait()
             raise KeyboardInterrupt
-        rate(self, step, name, values)
+        rate(self, step, values)
 
     rate = Saver.rate
     with monkeypatch.context() as patch:

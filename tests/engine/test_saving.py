@@ -40,7 +40,7 @@ class Training:
         self.model = nn.Linear(5, 3)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.checkpointer = Checkpointer(folder, keep=9)
-        self.saver = Saver(self.model, self.optimizer, Accelerator(), self.checkpointer)
+        self.saver = Saver(self.model, self.optimizer, Accelerator(), self.checkpointer, "")
         self.steps = 0
 
     def step(self) -> None:

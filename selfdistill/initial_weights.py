@@ -196,8 +196,8 @@ class InitialWeights:
         student, teacher = _read_original(self.path)
         try:
             theirs = recognise(student)[0].name
-            if theirs == mine:
-                load_original(model, student, teacher)
+            if theirs == mine and not load_original(model, student, teacher):
+                logger.warning("%s: %s holds no prediction head; it is fresh", KEY, self.path)
         except UserError as error:
             raise UserError(f"{KEY}: {self.path}: {error}") from error
         self._refuse_other({"modality": mine}, {"modality": theirs})
@@ -283,8 +283,9 @@ def _read_original(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | N
     content = read_weights(path, KEY)
     model = content.get("model", content)
     student = _parameters(model, path)
-    # BEiT keeps the teacher beside the student, fairseq among its parameters
-    teacher = content.get("model_ema", model.get("_ema"))
+    # BEiT keeps the teacher beside the student, fairseq among the parameters of what has it
+    among = (value for name, value in model.items() if str(name).rpartition(".")[2] == "_ema")
+    teacher = content.get("model_ema", next(among, None))
     return student, None if teacher is None else _parameters(teacher, path)
 
 

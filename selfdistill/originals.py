@@ -59,7 +59,7 @@ def original_config(
 
 def load_original(
     model: Data2Vec, state: Mapping[str, Tensor], teacher_state: Mapping[str, Tensor] | None = None
-) -> None:
+) -> bool:
     """Load an original's weights into student, predictor and teacher.
 
     Args:
@@ -68,18 +68,25 @@ def load_original(
         teacher_state: the teacher, by the original's names relative to what it averages; None:
             the teacher starts as a copy of the student.
 
+    Returns:
+        Whether the predictor was loaded: an encoder alone leaves it as it is.
+
     Raises:
         UserError: names or shapes that do not fit, each named.
     """
     modality, original = recognise(state)
     ours = model.state_dict(keep_vars=True)
-    _load(trained_part(ours, modality.name), state, original)
+    predictor = of_predictor(ours, modality.name)
+    has_predictor = not predictor.keys().isdisjoint(to_ours(state, original.names)[0])
+    wanted = trained_part if has_predictor else of_student
+    _load(wanted(ours, modality.name), state, original)
     model.update_teacher(decay=0.0)
     if teacher_state is not None:
         prefix = teacher_prefix(teacher_state, original)
         whole = {prefix + name: value for name, value in teacher_state.items()}
         # a part that the original's teacher does not have follows the student's
         _load(of_teacher(ours, modality.name), {**state, **whole}, original, subset=True)
+    return has_predictor
 
 
 def trained_part(state: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
@@ -121,9 +128,12 @@ def _load(
             f"not in the model {extra}, unknown {unknown}"
         )
     for name, tensor in ours.items():
-        if tensor.shape != renamed[name].shape:
+        value = renamed[name]
+        if (1, *value.shape) == tensor.shape:  # as older files have the scales of attention biases
+            value = value[None]
+        if tensor.shape != value.shape:
             raise UserError(
-                f"original checkpoint: {name} has the shape {tuple(renamed[name].shape)}, "
+                f"original checkpoint: {name} has the shape {tuple(value.shape)}, "
                 f"the model needs {tuple(tensor.shape)}"
             )
-        tensor.data.copy_(renamed[name])
+        tensor.data.copy_(value)

@@ -17,6 +17,7 @@ from selfdistill.config import RunConfig
 from selfdistill.errors import UserError
 from selfdistill.initial_weights import InitialWeights
 from selfdistill.objective.data2vec import Data2Vec
+from selfdistill.originals import load_original
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -59,7 +60,9 @@ def as_published(recording: replay.Recording, kind: str) -> dict[str, object]:
     args = argparse.Namespace(task="pretraining", settings=Settings())
     if kind == "beit":
         return {"model": student, "model_ema": teacher, "optimizer": {}, "epoch": 3, "args": args}
-    model = {**student, "_ema": teacher}
+    # of text, the encoder has the teacher
+    whose = "encoder." if "encoder.regression_head.0.weight" in student else ""
+    model = {**student, f"{whose}_ema": teacher}
     return {"args": args, "cfg": {"model": Settings()}, "model": model, "extra_state": {"epoch": 3}}
 
 
@@ -72,6 +75,31 @@ def test_an_originals_file(name: str, tmp_path: Path) -> None:
     replay.replay_forward(recording, model.train(), recording.batches[0], report)
     assert report.rows
     assert not report.failed()
+
+
+def test_the_published_text_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no head of pretraining but one for tokens."""
+    recording, model = original("v1_text")
+    whole, state = fresh(recording.config, seed=0), recording.part("init")
+    state = {name: value for name, value in state.items() if "regression_head" not in name}
+    state["encoder.lm_head.dense.weight"] = torch.zeros(48, 48)
+    torch.save({"model": state}, tmp_path / "text.pt")
+    head = {name: value.clone() for name, value in model.predictors.state_dict().items()}
+    load(tmp_path / "text.pt", model, recording.config)
+    assert "text.pt holds no prediction head; it is fresh" in caplog.text
+    assert same(model.predictors.state_dict(), head)
+    load_original(whole, recording.part("init"))
+    assert same(model.student.state_dict(), whole.student.state_dict())
+
+
+def test_scales_of_attention_biases_in_an_older_file(tmp_path: Path) -> None:
+    recording, model = original("v2_audio_pad")
+    state, name = recording.part("init"), "modality_encoders.AUDIO.alibi_scale"
+    scale = state[name]
+    state[name] = scale[0]
+    torch.save({"model": state}, tmp_path / "audio.pt")
+    load(tmp_path / "audio.pt", model, recording.config)
+    assert torch.equal(model.student.encoders["audio"].alibi.scale, scale)
 
 
 def test_a_safetensors_file_has_no_teacher(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ def _check_contradictions(config: RunConfig) -> None:
         "objective.target_layers",
         f"must lie between 0 and {model.depth - 1}",
     )
+    _need(
+        len(set(objective.target_layers)) == len(objective.target_layers),
+        config,
+        "objective.target_layers",
+        "names a layer twice",
+    )
     scale = objective.loss_scale
     _need(
         scale in ("rsqrt_width", "mean") if isinstance(scale, str) else 0 < scale < inf,

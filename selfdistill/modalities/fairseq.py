@@ -46,7 +46,7 @@ def objective_section(config: Mapping[str, Any]) -> dict[str, Any]:
         "layer_norms": layer_norms,
         "target_norms": target_norms,
         "loss_beta": config["loss_beta"],
-        "loss_scale": "rsqrt_width" if scale is None or scale <= 0 else float(scale),
+        "loss_scale": "rsqrt_width" if scale is None else float(scale),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill.errors import UserError
 from selfdistill.modalities.block_names import BLOCK
 from selfdistill.modalities.fairseq import ema_section, objective_section, require
 from selfdistill.renaming import Pair, weight_and_bias
@@ -58,6 +59,10 @@ def shared_sections(config: Mapping[str, Any], modality: str) -> dict[str, Any]:
     require(config, "post_mlp_drop", config["encoder_dropout"], "a block has one dropout rate")
     require(config, "dropout_input", 0.0, "local features are not dropped")
     width, weight = config["embed_dim"], config["d2v_loss"]
+    if weight <= 0:
+        raise UserError(
+            f"original checkpoint: d2v_loss={weight} cannot be imported: targets are regressed"
+        )
     objective = objective_section(config)
     if objective["loss_scale"] == "rsqrt_width" and weight != 1:
         objective["loss_scale"] = width**-0.5

@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from selfdistill.config import CompatConfig, RunConfig
+from selfdistill.errors import UserError
 from selfdistill.modalities.base import load_modality
 from selfdistill.objective.data2vec import Data2Vec
-from selfdistill.originals import original_config, trained_part
+from selfdistill.originals import load_original, original_config, trained_part
+from selfdistill.renaming import to_theirs
 
 RECORDINGS = Path(__file__).parent / "recordings"
 AUDIO, TEXT, SHORT_TEXT = "v1_audio_pad", "v1_text", "v1_text_padtargets"
@@ -195,15 +197,141 @@ def test_an_image_original_of_another_size_is_built() -> None:
         "dim": 40,
         "depth": 5,
         "heads": 5,
-        "mlp_ratio": 2.5,
-        "target_layers": [0, 4],
+        "mlp_ratio": 2.37,
+        "target_layers": [0, -1],
         "num_mask": 7,
         "max_block": 5,
     }
     shapes = meta_shapes("image", settings_of(IMAGE) | changes)
     table = "encoder.relative_bias.relative_position_bias_table"
     assert shapes[table] == [5 * 9 + 3, 5]  # a grid of 3 x 5
-    assert shapes["trunk.blocks.4.mlp.fc2.weight"] == [40, 100]
+    assert shapes["trunk.blocks.4.mlp.fc2.weight"] == [40, 94]  # 94.8, cut off
+    objective = config_of("image", settings_of(IMAGE) | changes, {}).objective
+    assert objective.target_layers == [0, 4]
+    assert (objective.target_from, objective.layer_norms) == ("block", ["layer"])
+    assert objective.target_norms == ["layer"]
+
+
+def test_switches_of_an_image_originals_targets() -> None:
+    switches = {
+        "layer_results": "fc",
+        "target_batch_norm": True,
+        "target_layer_norm_last": False,
+        "post_target_instance_norm": True,
+    }
+    objective = config_of("image", settings_of(IMAGE) | switches, {}).objective
+    assert (objective.target_from, objective.layer_norms) == ("ffn", ["batch"])
+    assert objective.target_norms == ["instance", "layer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (AUDIO, {"activation_fn": "relu"}, "activation_fn='relu'"),
+        (
+            AUDIO,
+            {"instance_norm_target_layer": False, "instance_norm_targets": True},
+            "instance_norm_targets=True",
+        ),
+        (AUDIO, {"loss_scale": 0.0}, r"objective\.loss_scale: 0\.0"),
+        (TEXT_2, {"loss_scale": -1.0}, r"objective\.loss_scale: -1\.0"),
+        (TEXT_2, {"d2v_loss": 0.0}, "d2v_loss=0.0"),
+        (IMAGE, {"var_w0": 1.0}, "var_w0=1.0"),
+        (IMAGE, {"target_layers": [3, -1]}, r"\[3, 3\] names a layer twice"),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    rec = recording.recording(RECORDINGS / f"{name}.safetensors")
+    assert rec is not None
+    with pytest.raises(UserError, match=message):
+        original_config(rec.modality, rec.original, settings_of(name) | changes, {})
+
+
+def test_an_image_originals_decoder_ends_in_one_layer() -> None:
+    """Of 2.0, whatever its settings say."""
+    settings = settings_of(IMAGE_2)
+    settings["modalities"]["image"]["decoder"]["projection_layers"] = 2
+    modality = load_modality("image")
+    original = next(o for o in modality.originals if "IMAGE" in o.marker)
+    assert original_config(modality, original, settings, {}).decoder.projection_layers == 1
+
+
+def test_tables_of_each_block_of_an_image_original() -> None:
+    rec = recording.recording(RECORDINGS / f"{IMAGE}.safetensors")
+    assert rec is not None
+    state, rows = rec.part("init"), "relative_position_bias_table"
+    table = state.pop(f"rel_pos_bias.{rows}")
+    del state["rel_pos_bias.relative_position_index"]
+    state |= {f"blocks.{block}.attn.{rows}": table + block for block in range(4)}
+    tensors = {f"init.{name}": value for name, value in state.items()}
+    tensors["input.images"] = rec.tensors["input.images"]
+    model = Data2Vec(recording.image_recording(tensors, rec.meta).config)
+    load_original(model, state)
+    for block, bias in enumerate(model.student.encoders["image"].relative_bias):
+        assert torch.equal(bias.relative_position_bias_table, table + block)
+
+
+def test_a_pre_norm_text_original_is_built() -> None:
+    settings = settings_of(TEXT)
+    settings["transformer"]["encoder"]["normalize_before"] = True
+    settings["transformer"]["max_source_positions"] = 30  # of 64
+    shapes = meta_shapes("text", settings, encoder={"vocab_size": 33, "mask_id": 32})
+    assert shapes["trunk.norm.weight"] == [48]
+    assert shapes["encoder.positions.weight"] == [32, 48]
+    theirs = to_theirs(
+        {n: torch.empty(0) for n in shapes}, load_modality("text").originals[0].names
+    )
+    assert "encoder.sentence_encoder.layer_norm.weight" in theirs
+
+
+def changed(name: str, folder: Path, config: dict[str, Any], **meta: Any) -> Path:
+    """A copy of a recording with other settings, and more beside them."""
+    source, path = RECORDINGS / f"{name}.safetensors", folder / f"{name}.safetensors"
+    with safe_open(str(source), framework="pt") as file:
+        ((key, header),) = file.metadata().items()
+    content = json.loads(header)
+    content |= {"config": content["config"] | config, **meta}
+    save_file(load_file(source), path, metadata={key: json.dumps(content)})
+    return path
+
+
+def test_how_recorded_masks_were_drawn_does_not_matter(tmp_path: Path) -> None:
+    modalities = settings_of(TEXT_2)["modalities"]
+    modalities["text"] |= {"inverse_mask": True, "mask_length": 3}
+    assert replay.main([str(changed(TEXT_2, tmp_path, {"modalities": modalities}))]) == 0
+
+
+def test_a_decay_of_one_leaves_the_whole_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Data2Vec, "update_teacher")
+    monkeypatch.setattr(replay, "load_original", lambda *_: None)
+    path = changed(TEXT, tmp_path, {"ema_decay": 1.0, "ema_end_decay": 1.0})
+    assert replay.main([str(path)]) == 1  # the recorded teacher did move
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-3])
+def test_weights_that_rounding_moved_have_more_room(rounding: float, tmp_path: Path) -> None:
+    for part in ("step", "trajdata"):
+        name = f"vision_v1_{'rand_' if part == 'step' else ''}{part}.safetensors"
+        (tmp_path / name).symlink_to(RECORDINGS / name)
+    path = changed(IMAGE_RUN, tmp_path, {}, fp32_vs_fp64={"final": rounding})
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["final.lm_head.weight"][0, 0] += 3e-3
+    tensors["ema_final.norm.weight"][0] += 1e-3
+    save_file(tensors, path, metadata=metadata)
+    assert replay.main([str(path)]) == (0 if rounding else 1)
+
+
+def test_a_classifier_without_layer_scale() -> None:
+    tensors, meta = recording.read(RECORDINGS / f"{IMAGE}.safetensors")
+    tensors = {name: value for name, value in tensors.items() if "gamma" not in name}
+    meta["config"]["classes"] = 7
+    assert recording.image_recording(tensors, meta).config.model.layer_scale == 0
 
 
 def test_compat_is_off_unless_a_replay_asks_for_it() -> None:

@@ -52,7 +52,15 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     require(config, "feature_grad_mult", 1.0, "the feature encoder's gradient is not scaled")
     require(config, "layer_norm_first", False, "the original's pre-norm audio model differs")
     require(config, "layer_type", "transformer", "the blocks are Transformer blocks")
+    require(config, "activation_fn", "gelu", "the feed-forward network has GELU")
     require(config, "ema_transformer_only", True, "the teacher shares the feature encoder")
+    if not any(config.get(f"{kind}_norm_target_layer") for kind in ("batch", "instance")):
+        require(
+            config,
+            "instance_norm_targets",
+            False,
+            "the original would norm over the batch, not time",
+        )
     if config["pos_conv_depth"] < 2:
         raise UserError(
             "original checkpoint: pos_conv_depth=1 is wav2vec 2.0's weight-normalised convolution "

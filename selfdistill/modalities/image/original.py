@@ -5,6 +5,7 @@ from typing import Any
 
 from selfdistill.modalities.base import OriginalFormat
 from selfdistill.modalities.block_names import BLOCK
+from selfdistill.modalities.fairseq import require
 from selfdistill.renaming import weight_and_bias
 
 THEIRS = "blocks.{}"
@@ -16,6 +17,10 @@ NAMES = [
     (
         "encoder.relative_bias.relative_position_bias_table",
         "rel_pos_bias.relative_position_bias_table",
+    ),
+    (
+        "encoder.relative_bias.{}.relative_position_bias_table",
+        f"{THEIRS}.attn.relative_position_bias_table",
     ),
     (f"{BLOCK}.attention.qkv.weight", f"{THEIRS}.attn.qkv.weight"),
     (f"{BLOCK}.attention.q_bias", f"{THEIRS}.attn.q_bias"),
@@ -39,9 +44,18 @@ l2_loss."""
 
 def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of ours for the settings of a pretraining run of the original."""
-    image = config["img"]
+    image, width, depth = config["img"], config["dim"], config["depth"]
     size = [image, image] if isinstance(image, int) else list(image)
     scale = config.get("loss_scale", -1)  # -1 is the original's default and means none
+    require(config, "var_w0", 0, "the loss has no term for the predictions' variance")
+    layer_norms = [kind for kind in ("batch", "instance") if config.get(f"target_{kind}_norm")]
+    if config.get("target_layer_norm_last", True):
+        layer_norms.append("layer")
+    target_norms = [
+        kind
+        for kind in ("instance", "layer")
+        if config.get(f"post_target_{kind}_norm", kind == "layer")  # as published
+    ]
     return {
         "encoder": {"patch_size": config["patch"]},
         "input": {"size": size},
@@ -51,10 +65,11 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
             "max_block": config["max_block"] or 0,
         },
         "model": {
-            "width": config["dim"],
-            "depth": config["depth"],
+            "width": width,
+            "depth": depth,
             "heads": config["heads"],
-            "mlp_ratio": float(config["mlp_ratio"]),
+            # the original cuts the hidden width off, we round it
+            "mlp_ratio": int(width * config["mlp_ratio"]) / width,
             "norm_order": "pre",
             "norm_eps": 1e-6,
             "key_bias": False,
@@ -63,12 +78,12 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "objective": {
             "average_top_k_layers": len(config["target_layers"]),
-            "target_layers": list(config["target_layers"]),
-            "target_from": "block",
-            "layer_norms": ["layer"],
-            "target_norms": ["layer"],
+            "target_layers": [layer % depth for layer in config["target_layers"]],
+            "target_from": "ffn" if config.get("layer_results") == "fc" else "block",
+            "layer_norms": layer_norms,
+            "target_norms": target_norms,
             "loss_beta": 0.0 if config.get("l2_loss") else max(config["l1_beta"], ABSOLUTE_ERROR),
-            "loss_scale": "mean" if scale == -1 else scale / config["dim"],
+            "loss_scale": "mean" if scale == -1 else scale / width,
             "head_initializer": "beit",
         },
         "teacher": {
@@ -81,7 +96,7 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ORIGINAL = OriginalFormat(
-    marker="rel_pos_bias.relative_position_bias_table",
+    marker="cls_token",
     names=NAMES,
     teacher_prefixes=("",),
     ignored=("*relative_position_index",),

@@ -39,11 +39,12 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
         "inverse_mask": own["inverse_mask"],
     }
     found["input"] = {"size": [own["input_size"]] * 2}
+    found["decoder"]["projection_layers"] = 1  # whatever the setting says
     return found
 
 
 ORIGINAL_2 = OriginalFormat(
-    marker=f"{ENCODER}local_encoder.proj.weight",
+    marker=f"{ENCODER}context_encoder.norm.weight",
     names=NAMES,
     teacher_prefixes=("", "blocks."),
     ignored=("_ema*", f"{ENCODER}fixed_positional_encoder.positions"),

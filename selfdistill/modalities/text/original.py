@@ -19,6 +19,7 @@ NAMES = [
     ("encoder.positions.weight", f"{PREFIX}embed_positions.weight"),
     *weight_and_bias("encoder.norm", f"{PREFIX}layernorm_embedding"),
     *layer_names(PREFIX),
+    *weight_and_bias("trunk.norm", f"{PREFIX}layer_norm"),
     *weight_and_bias("head.{}", "encoder.regression_head.{}"),
 ]
 
@@ -28,26 +29,28 @@ def sections(config: Mapping[str, Any]) -> dict[str, Any]:
     ``<mask>`` stand in fairseq's dictionary and have to be added."""
     transformer = config["transformer"]
     encoder = transformer["encoder"]
-    require(encoder, "normalize_before", False, "the original's text model is post-norm")
     require(encoder, "learned_pos", True, "positions are learned")
     require(transformer, "no_scale_embedding", True, "embeddings are not scaled")
     require(transformer, "layernorm_embedding", True, "embeddings are normed")
     require(transformer, "activation_fn", "gelu", "the feed-forward network has GELU")
-    width = encoder["embed_dim"]
+    width, objective = encoder["embed_dim"], objective_section(config)
+    if objective["loss_scale"] != "rsqrt_width" and objective["loss_scale"] <= 0:
+        objective["loss_scale"] = "rsqrt_width"
     return {
-        "input": {"max_tokens": config["max_positions"]},
+        "input": {"max_tokens": transformer["max_source_positions"]},
         "model": {
             "width": width,
             "depth": encoder["layers"],
             "heads": encoder["attention_heads"],
             "mlp_ratio": encoder["ffn_embed_dim"] / width,
+            "norm_order": "pre" if encoder["normalize_before"] else "post",
             "dropout": transformer["dropout"],
             "attention_dropout": transformer["attention_dropout"],
             "activation_dropout": transformer["activation_dropout"],
             "layer_drop": encoder["layerdrop"],
         },
         "objective": {
-            **objective_section(config),
+            **objective,
             "head_layers": config["head_layers"],
             "head_initializer": "bert",
         },
@@ -65,6 +68,7 @@ ORIGINAL = OriginalFormat(
     marker=f"{PREFIX}embed_tokens.weight",
     names=NAMES,
     teacher_prefixes=(PREFIX,),
-    ignored=("_ema*", "*.version"),
+    # the published model has a head for tokens, of which pretraining knows nothing
+    ignored=("*_ema*", "*.version", "encoder.lm_head.*"),
     sections=sections,
 )

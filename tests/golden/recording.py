@@ -1,5 +1,6 @@
 """Recordings of the original implementations as configs, batches and tensors."""
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,10 @@ def fairseq_recording(tensors: State, meta: dict[str, Any]) -> Recording:
         (rows,) = (t.shape[0] for n, t in tensors.items() if n in TOKEN_TABLES)
         extra["encoder"] = {"vocab_size": rows, "mask_id": int(notes.get("mask_idx", rows - 1))}
         extra["compat"]["masked_only_teacher"] = first and sees_less(tensors)
-    if not first:  # masks are recorded: how they were drawn must not matter
-        extra["mask"] = {"mask_prob": 0.5}
-        if modality.name != "text":
-            extra["mask"] |= {"mask_length": 1, "mask_prob_adjust": 0.0}
-    config = original_config(modality, original, meta["config"], extra)
+    settings = copy.deepcopy(meta["config"])
+    if not first:
+        settings["modalities"][modality.name] |= ANY_MASKS
+    config = original_config(modality, original, settings, extra)
     inputs = {n.removeprefix("input."): t for n, t in tensors.items() if n.startswith("input.")}
     layout = meta.get("input_layout", {})
     stepped = "traj.loss" in tensors
@@ -125,6 +125,8 @@ def fairseq_recording(tensors: State, meta: dict[str, Any]) -> Recording:
     return Recording(tensors, meta, modality, original, config, batches, FAIRSEQ)
 
 
+ANY_MASKS = {"mask_prob": 0.5, "mask_prob_adjust": 0.0, "mask_length": 1, "inverse_mask": False}
+"""Masks are recorded: how they were drawn must not matter."""
 TOKEN_TABLES = (
     "init.encoder.sentence_encoder.embed_tokens.weight",
     "init.modality_encoders.TEXT.local_encoder.embed_tokens.weight",
@@ -170,7 +172,7 @@ def image_recording(tensors: State, meta: dict[str, Any]) -> Recording:
         patches = height // settings["patch"] * (width // settings["patch"])
         settings |= {
             "mlp_ratio": tensors["init.blocks.0.mlp.fc1.weight"].shape[0] / settings["dim"],
-            "layer_scale": 1e-4,
+            "layer_scale": 1e-4 if "init.blocks.0.gamma_1" in tensors else 0.0,
             "target_layers": [settings["depth"] - 1],
             "num_mask": patches // 2,
             "min_block": 1,
@@ -182,7 +184,9 @@ def image_recording(tensors: State, meta: dict[str, Any]) -> Recording:
         }
     modality, original = recognise(init_state(tensors))
     recorded = meta.get("optimizer", {})
+    shared = "init.rel_pos_bias.relative_position_bias_table" in tensors
     extra: dict[str, dict[str, Any]] = {
+        "encoder": {"positions": "relative" if shared else "block_relative"},
         "optim": {
             "lr": recorded.get("lr", 1e-3),
             "betas": list(recorded.get("betas", (0.9, 0.999))),

@@ -58,8 +58,9 @@ class Loss:
 
 
 def start_head(model: nn.Module) -> None:
-    """Give first values to parts of new heads that some versions leave as the memory was: 5.23 the
-    bias of a language model's head, 4.56 what XVector's loss compares with, and batch norms."""
+    """Give first values to parts of new heads that some versions leave as the memory was: 5.0 to
+    5.24 the bias of a language model's head, those before 5.22 what XVector's loss compares with,
+    those before 5.0 batch norms."""
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()

@@ -15,9 +15,9 @@ from selfdistill.data.shards import ShardSet
 from selfdistill.data.steps import ByLength
 from selfdistill.types import Batch
 
-SAMPLES = 24_000
+SAMPLES = 6_000
 SHARDS = 64
-STEP = 192
+STEP = 48
 """Samples; an epoch is 125 steps."""
 
 

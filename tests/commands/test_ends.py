@@ -57,12 +57,12 @@ BROKEN = """
 import sys
 from selfdistill.cli import main
 from selfdistill.commands import recipes
-from selfdistill.engine.metrics import Progress
 from selfdistill.errors import UserError
 def work(options):
     if options.name == "mistake":
         raise UserError("so it is")
     if options.name == "train":
+        from selfdistill.engine.metrics import Progress
         progress = Progress(2, 0, main=True)
         progress.log("begun")
         progress.report(1, {"loss": 1.0})

@@ -16,6 +16,8 @@ QUICK = ["train.steps=400", "optim.warmup_steps=200", "eval.tasks={}", "eval.pic
 QUICK += ["guard.after_steps=250", "guard.min_predicted_share=0.25", "log.every=50"]
 """Half the recipe's steps and half its limit, which the healthy one is above by then."""
 BROKEN = ["teacher.ema_decay=0", "teacher.ema_end_decay=0"]
+BROKEN += ["guard.after_steps=20", "log.every=10"]
+"""A copy can be told at once."""
 
 
 def run(folder: Path, *overrides: str) -> None:

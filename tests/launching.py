@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from accelerate.state import AcceleratorState
 
 from selfdistill.cli import main
 
+Program = Callable[[list[str]], int]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["selfdistill.pretrain", "selfdistill.cli", "sklearn.linear_model"])
 TIMEOUT = 120
@@ -40,7 +42,7 @@ class Ended:
     stderr: str
 
 
-def _child(argv: list[str], output: Path, setup: Setup | None) -> None:
+def _child(program: Program, argv: list[str], output: Path, setup: Setup | None) -> None:
     os.setsid()  # what it starts can be found by its group
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -50,7 +52,7 @@ def _child(argv: list[str], output: Path, setup: Setup | None) -> None:
     torch.set_num_threads(1)  # the server has imported torch before it could read the variable
     if setup is not None:
         setup()
-    sys.exit(main(argv))
+    sys.exit(program(argv))
 
 
 class Running:
@@ -60,12 +62,15 @@ class Running:
         argv: of the command line.
         output: a folder for what it prints.
         setup: called in that process before; importable.
+        program: what takes the words and returns the exit code; importable.
     """
 
-    def __init__(self, argv: list[str], output: Path, setup: Setup | None = None) -> None:
+    def __init__(
+        self, argv: list[str], output: Path, setup: Setup | None = None, program: Program = main
+    ) -> None:
         output.mkdir(parents=True, exist_ok=True)
         self.output = output
-        self.process = SERVER.Process(target=_child, args=(argv, output, setup))
+        self.process = SERVER.Process(target=_child, args=(program, argv, output, setup))
         self.process.start()
 
     def send(self, number: int) -> None:
@@ -154,11 +159,25 @@ def free_port() -> int:
     raise AssertionError("every port of this worker was given out or is taken")
 
 
-def torchrun(*words: str, **named: Any) -> Ended:
+def script(argv: list[str]) -> int:
+    """A file that ends with ``sys.exit``, and its words: a program for ``Running``."""
+    sys.argv[:] = argv
+    runpy.run_path(argv[0], run_name="__main__")
+    return 0
+
+
+def _torchrun(argv: list[str]) -> int:
+    from torch.distributed.run import main as torchrun
+
+    torchrun(argv)
+    return 0
+
+
+def torchrun(output: Path, *words: str) -> Running:
     """Two processes of ``selfdistill pretrain``."""
-    launcher = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    words = ("--master-addr=127.0.0.1", "-m", "selfdistill", "pretrain", *words)
-    return command("-m", *launcher, *words, **named)
+    launcher = ["--nproc-per-node=2", f"--master-port={free_port()}", "--master-addr=127.0.0.1"]
+    words = ("-m", "selfdistill", "pretrain", *words)
+    return Running([*launcher, *words], output, program=_torchrun)
 
 
 @contextlib.contextmanager

@@ -5,16 +5,15 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from launching import Ended, checkpoint, command, rows, torchrun, weights
+from launching import Ended, Running, checkpoint, command, rows, torchrun, weights
 from modality_cases import MODALITIES
 from small_runs import saved
 from tiny import JOINT, STEPS, write_task
@@ -129,27 +128,38 @@ def test_two_processes_resume(config: Config, tmp_path: Path) -> None:
     assert weights(run, 9) == before
 
 
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start two processes of ``selfdistill pretrain`` under torchrun."""
+    started: list[Running] = []
+
+    def run(*words: str) -> Running:
+        started.append(torchrun(tmp_path / "output", *words))
+        return started[-1]
+
+    yield run
+    for running in started:
+        running.clear()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_processes_asked_to_stop(
-    number: signal.Signals, config: Config, tmp_path: Path
+    number: signal.Signals, config: Config, launch: Callable[..., Running], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-
-    def stop(process: subprocess.Popen[bytes]) -> None:
-        while process.poll() is None and len(rows(run)) < 3:
-            time.sleep(0.02)
-        # as a terminal or a batch system does; torchrun then sends it to both once more
-        os.killpg(process.pid, number)
-
-    words = [config("text"), "train.steps=100000", "checkpoint.every=100000"]
-    ended = torchrun(*words, meanwhile=stop)
+    running = launch(config("text"), "train.steps=100000", "checkpoint.every=100000")
+    while running.process.is_alive() and len(rows(run)) < 3:
+        time.sleep(0.02)
+    # as a terminal or a batch system does; torchrun then sends it to both once more
+    os.killpg(running.process.pid, number)
+    ended = running.wait()
     step = rows(run)[-1]["step"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:08d}"]
     assert ended.stderr.count(f"stopped by signal {number.name} after step {step};") == 1
 
 
-def test_two_processes_and_a_mistake(config: Config, tmp_path: Path) -> None:
-    ended = torchrun(config("image"), "train.batch_size=9")
+def test_two_processes_and_a_mistake(config: Config, launch: Callable[..., Running]) -> None:
+    ended = launch(config("image"), "train.batch_size=9").wait()
     assert ended.code == 1  # torchrun's own
     assert ended.stderr.count("selfdistill: train.batch_size: 9 samples cannot be split") == 1
     assert "exitcode  : 2" in ended.stderr

@@ -277,23 +277,12 @@ def _tri_stage(n: int, warmup: int, hold: int, decay: int) -> float:
     return 1.0 if n < warmup + hold else 0.01 ** ((n - warmup - hold) / decay)
 
 
-def test_same_run_twice(
+def test_another_seed(
     config: Config, pretrain: Pretrain, reference: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    for modality in MODALITIES:
-        assert pretrain(config(modality, modality), "data.workers=1").code == 0
-        assert weights(tmp_path / modality, STEPS) == weights(reference(modality), STEPS)
-    other = pretrain(config("image", "other"), "seed=4", "train.steps=6")
-    assert other.code == 0
+    assert pretrain(config("image", "other"), "seed=4", "train.steps=6").code == 0
     losses = [row["loss"] for row in rows(reference("image"))]
     assert not {row["loss"] for row in rows(tmp_path / "other")} & {*losses}
-
-
-def test_deterministic(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
-    for modality in MODALITIES:
-        words = ["train.deterministic=true", "train.steps=6"]
-        ended = pretrain(config(modality, modality), *words)
-        assert ended.code == 0, ended.stderr
 
 
 def test_run_folder(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:

@@ -159,25 +159,23 @@ def free_port() -> int:
     raise AssertionError("every port of this worker was given out or is taken")
 
 
-def script(argv: list[str]) -> int:
-    """A file that ends with ``sys.exit``, and its words: a program for ``Running``."""
-    sys.argv[:] = argv
-    runpy.run_path(argv[0], run_name="__main__")
-    return 0
-
-
-def _torchrun(argv: list[str]) -> int:
-    from torch.distributed.run import main as torchrun
-
-    torchrun(argv)
+def python(argv: list[str]) -> int:
+    """What ``python`` does with a file, or with ``-m`` and a module: a program for ``Running``."""
+    is_module = argv[0] == "-m"
+    sys.argv[:] = argv[is_module:]
+    if is_module:
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(argv[0], run_name="__main__")
     return 0
 
 
 def torchrun(output: Path, *words: str) -> Running:
     """Two processes of ``selfdistill pretrain``."""
-    launcher = ["--nproc-per-node=2", f"--master-port={free_port()}", "--master-addr=127.0.0.1"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launcher += [f"--master-port={free_port()}", "--master-addr=127.0.0.1"]
     words = ("-m", "selfdistill", "pretrain", *words)
-    return Running([*launcher, *words], output, program=_torchrun)
+    return Running([*launcher, *words], output, program=python)
 
 
 @contextlib.contextmanager

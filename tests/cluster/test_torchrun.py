@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from held import HERE, LAUNCH, status, until
-from launching import Running, script
+from launching import Running, python
 
 Start = Callable[..., Running]
 
@@ -27,7 +27,7 @@ def start(tmp_path: Path, folder: Path) -> Iterator[Start]:
     def run(how: str, *words: str) -> Running:
         options = ["--standalone", "--nproc-per-node=2", *words]
         argv = [LAUNCH / "torchrun.py", *options, HERE / "exits.py", how, folder]
-        started.append(Running([*map(str, argv)], tmp_path / "output", program=script))
+        started.append(Running([*map(str, argv)], tmp_path / "output", program=python))
         return started[-1]
 
     yield run

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from launching import Ended, Running, checkpoint, command, rows, torchrun, weights
+from launching import Ended, Running, checkpoint, python, rows, torchrun, weights
 from modality_cases import MODALITIES
 from small_runs import saved
 from tiny import JOINT, STEPS, write_task
@@ -167,9 +167,10 @@ def test_two_processes_and_a_mistake(config: Config, launch: Callable[..., Runni
 
 def test_accelerate_launch(config: Config, pretrain: Pretrain, tmp_path: Path) -> None:
     words = ["train.steps=6"]
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=1", "-m", "selfdistill"]
-    launched = command("-m", *launcher, "pretrain", config("image", "launched"), *words)
-    assert launched.code == 0, launched.stderr
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
+    launched = [*launcher, "-m", "selfdistill", "pretrain", config("image", "launched"), *words]
+    ended = Running(launched, tmp_path / "output", program=python).wait()
+    assert ended.code == 0, ended.stderr
     assert pretrain(config("image", "plain"), *words).code == 0
     assert weights(tmp_path / "launched", 6) == weights(tmp_path / "plain", 6)
 

@@ -71,7 +71,6 @@ EVENTS: Mapping[str, tuple[Callable[[], None], int]] = {
     "all": (partial(_comes, "features", "01"), 75),
     "main": (partial(_comes, "probes", "0"), 75),
     "error": (partial(_comes, "error", "1"), 3),
-    "quiet": (partial(_comes, "nothing", ""), 0),
 }
 
 
@@ -113,13 +112,8 @@ def runs(words: Words, tasks: list[str], tmp_path_factory: pytest.TempPathFactor
     jobs += [job("evaluated", *tasks, "eval.every=1"), job("not evaluated")]
     train(2, jobs, folder / "output of 2")
     train(3, [job("3", *tasks)], folder / "output of 3")
-    jobs = []
-    for name, (setup, code) in EVENTS.items():
-        if name == "quiet":
-            for ended in EVENTS:
-                jobs.append(job(ended, *tasks, setup=setup))
-        else:
-            jobs.append(job(name, *tasks, setup=setup, code=code))
+    jobs = [job(name, *tasks, setup=setup, code=code) for name, (setup, code) in EVENTS.items()]
+    jobs += [job(name, *tasks, setup=partial(_comes, "nothing", "")) for name in EVENTS]
     train(2, jobs, folder / "output of events")
     return folder
 

@@ -83,11 +83,12 @@ def why_bad(key: str, error: Exception) -> Bad:
     return key, "undecodable", repr(error)[:200]
 
 
-class SkipLedger:
-    """Counts one modality's bad samples by reason and stops the run when there are too many.
+class SkipBudgetError(DataBudgetError):
+    """All processes of a run have it, because they count together."""
 
-    Args:
-        max_share: the largest share of bad samples, ``data.max_bad_share``.
+
+class SkipLedger:
+    """Counts one modality's bad samples by reason.
 
     Attributes:
         counts: bad samples by reason.
@@ -95,19 +96,14 @@ class SkipLedger:
         retries: broken connections that were tried again, in this process and in its workers.
     """
 
-    def __init__(self, max_share: float) -> None:
-        self.max_share = max_share
+    def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.seen = 0
         self.retries = 0
         self._examples: list[str] = []
 
     def add(self, loaded: Loaded) -> list[Bad]:
-        """Count a micro-batch; returns the bad samples to log, the first few of each reason.
-
-        Raises:
-            DataBudgetError: more than ``max_share`` of the samples were bad.
-        """
+        """Count a micro-batch; returns the bad samples to log, the first few of each reason."""
         to_log = []
         self.seen += loaded.seen
         self.retries += loaded.retries + take_retries()
@@ -116,15 +112,6 @@ class SkipLedger:
             self._examples = [*self._examples, key][:EXAMPLES]
             if self.counts[reason] <= LOGGED_PER_REASON:
                 to_log.append((key, reason, detail))
-        bad = sum(self.counts.values())
-        if self.seen >= MIN_SEEN and bad > self.max_share * self.seen:
-            ordered = sorted(self.counts.items(), key=lambda entry: -entry[1])
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in ordered)
-            raise DataBudgetError(
-                f"skip budget exceeded: {bad} of {self.seen} samples ({bad / self.seen:.1%}) were "
-                f"bad, data.max_bad_share allows {self.max_share:.1%}: {reasons}; for example "
-                f"{', '.join(self._examples)}"
-            )
         return to_log
 
     def state(self) -> dict[str, Any]:
@@ -144,30 +131,63 @@ class SkipLedger:
 
 
 class SkipLedgers:
-    """The ledgers of all modalities of a run.
+    """The ledgers of all modalities of a run: what this process knows of their samples, and how
+    many all processes have together, by which a run is judged. One process alone sees too few for
+    that, and other ones after each start.
 
     Args:
-        max_share: of bad samples in each.
+        max_share: the largest share of bad samples in each, ``data.max_bad_share``.
         modalities: their names.
     """
 
     def __init__(self, max_share: float, modalities: Iterable[str]) -> None:
-        self._ledgers = {name: SkipLedger(max_share) for name in modalities}
+        self._ledgers = {name: SkipLedger() for name in modalities}
+        self._max_share = max_share
+        self._together = [0.0] * (2 * len(self._ledgers))
 
     def add(self, micro_batch: MicroBatch) -> list[str]:
-        """Count a micro-batch; returns lines to log.
-
-        Raises:
-            DataBudgetError: as ``SkipLedger.add``; it names the modality where there are several.
-        """
+        """Count a micro-batch of this process; returns lines to log."""
         lines = []
         for name, loaded in micro_batch.items():
-            with errors_of(name, self._ledgers):
-                to_log = self._ledgers[name].add(loaded)
+            to_log = self._ledgers[name].add(loaded)
             whose = f"{name} " if len(self._ledgers) > 1 else ""
             for key, *found in to_log:
                 lines.append(f"skipped {whose}{key}: {BadSample(*found)}")
         return lines
+
+    def count(self, tried: Sequence[float]) -> bool:
+        """Count a step of all processes; returns whether too many samples of a modality are bad.
+
+        Args:
+            tried: what ``tried`` gives, over all processes.
+        """
+        self._together = [a + b for a, b in zip(self._together, tried, strict=True)]
+        pairs = zip(self._together[::2], self._together[1::2], strict=True)
+        return any(self._are_too_many(bad, seen) for seen, bad in pairs)
+
+    def _are_too_many(self, bad: float, seen: float) -> bool:
+        return seen >= MIN_SEEN and bad > self._max_share * seen
+
+    def check(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Args:
+            states: of all processes.
+
+        Raises:
+            SkipBudgetError: more than ``max_share`` of a modality's samples were bad; it names the
+                modality where there are several.
+        """
+        for name, whole in joined(states).items():
+            counts, seen = Counter(whole["counts"]), whole["seen"]
+            if not self._are_too_many(bad := counts.total(), seen):
+                continue
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+            with errors_of(name, self._ledgers):
+                raise SkipBudgetError(
+                    f"skip budget exceeded: {bad} of {seen} samples ({bad / seen:.1%}) were bad, "
+                    f"data.max_bad_share allows {self._max_share:.1%}: {reasons}; for example "
+                    f"{', '.join(whole['examples'])}"
+                )
 
     def total(self) -> int:
         """Bad samples so far."""
@@ -181,9 +201,31 @@ class SkipLedgers:
         """What a checkpoint keeps; plain JSON values."""
         return {name: ledger.state() for name, ledger in self._ledgers.items()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], as_own: bool = True) -> None:
+        """
+        Args:
+            state: of all processes, as ``joined`` gives it.
+            as_own: whether this process goes on with it as its own, which one of them has to.
+        """
+        self._together = []
         for name, ledger in self._ledgers.items():
-            ledger.load_state(state[name])
+            whole = state[name]
+            self._together += [float(whole["seen"]), float(sum(whole["counts"].values()))]
+            if as_own:
+                ledger.load_state(whole)
+
+
+def tried(micro_batches: Sequence[MicroBatch], names: Iterable[str]) -> list[int]:
+    """Samples tried in a step of this process, and how many of them were bad, of each modality in
+    turn: [2 n]."""
+    return [
+        count
+        for name in names
+        for count in (
+            sum(loaded[name].seen for loaded in micro_batches),
+            sum(len(loaded[name].bad) for loaded in micro_batches),
+        )
+    ]
 
 
 def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from selfdistill.config import RunConfig
 from selfdistill.config_files.load import plain_config
-from selfdistill.data.ledger import MicroBatch, SkipLedgers, joined
+from selfdistill.data.ledger import MicroBatch, SkipBudgetError, SkipLedgers, joined
 from selfdistill.engine.checkpoint import Checkpointer
 from selfdistill.engine.checkpoint_files import Checkpoint
 from selfdistill.engine.contention import Contention
@@ -138,7 +138,7 @@ class Trainer:
                     with contextlib.closing(batches):
                         self._train(batches, evaluate)
                 self.saver.finish()
-            except (HealthError, Preempted):
+            except (HealthError, Preempted, SkipBudgetError):
                 self.saver.finish()
                 raise
             finally:
@@ -230,9 +230,12 @@ class Trainer:
             if void:
                 self._void += 1
                 continue
-            self.recovery.note(record, numbers)
+            tried, verdict = numbers[: 2 * len(self.parts)], numbers[2 * len(self.parts) :]
+            self.recovery.note(record, verdict)
             for line in chain.from_iterable(map(self.ledgers.add, micro_batches)):
                 self.progress.log(line)
+            if self.ledgers.count(tried):
+                self.ledgers.check(gather_object([self.ledgers.state()]))
 
     def _ends_interval(self) -> bool:
         """Whether something is done after this step that needs to know all of it."""
@@ -369,8 +372,8 @@ class Trainer:
         for name, guard in self.collapse.items():
             guard.load_state(state["guard"][name])
         self.ledgers = SkipLedgers(self.config.data.max_bad_share, self.parts)
-        if self.accelerator.is_main_process:  # it goes on with the counts of all
-            self.ledgers.load_state(state["bad_samples"])
+        # the main one goes on with the counts of all
+        self.ledgers.load_state(state["bad_samples"], as_own=self.accelerator.is_main_process)
         self.interval.load_state(checkpoint.interval, self.accelerator)
         self.train_seconds = state["train_seconds"]
         if self.accelerator.scaler is not None and "scaler" in state:

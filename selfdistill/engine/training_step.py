@@ -13,7 +13,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from selfdistill.config import RunConfig
-from selfdistill.data.ledger import MicroBatch
+from selfdistill.data.ledger import MicroBatch, tried
 from selfdistill.engine.gradients import Norms, part_norms
 from selfdistill.engine.optim import step_where
 from selfdistill.engine.sharding import no_sync, whole
@@ -35,8 +35,8 @@ class Step(NamedTuple):
         grad_norm: scalar, before clipping.
         gradients: norms of its parts; None where they were not asked for.
         taken: bool scalar, whether weights and teacher moved.
-        numbers: float64 [1 + m]: above 0 if the step is void on a process, and those of
-            ``Verdict``.
+        numbers: float64 [1 + 2 n + m]: above 0 if the step is void on a process, ``tried`` over all
+            processes, and those of ``Verdict``.
     """
 
     outputs: Sequence[Mapping[str, StepOutput]]
@@ -96,7 +96,7 @@ class TrainingStep:
         outputs = self._backward(micro_batches, counts.float())
         limit = config.optim.clip_norm or float("inf")
         norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        losses, voids = self._over_processes(outputs, counts, void)
+        losses, told = self._over_processes(outputs, counts, void, micro_batches)
         verdict = self.judge.judge(losses, torch.zeros_like(norm) if self._may_overflow() else norm)
         taken = verdict.taken & norm.isfinite()
         unclipped = (norm / limit).clamp(min=1)
@@ -108,7 +108,7 @@ class TrainingStep:
         with as_part("ema"):
             self.plain_model.update_teacher(decay, taken)
         weighted = [w * loss for w, loss in zip(self.weights.values(), losses, strict=True)]
-        loss, numbers = torch.stack(weighted).sum(), torch.cat([voids, verdict.numbers])
+        loss, numbers = torch.stack(weighted).sum(), torch.cat([told, verdict.numbers])
         return Step(outputs, losses, loss, norm, gradients, taken, numbers)
 
     def _seed(self, number: int) -> None:
@@ -152,16 +152,23 @@ class TrainingStep:
         return scaler is not None and scaler.get_scale() >= 1
 
     def _over_processes(
-        self, outputs: Sequence[Mapping[str, StepOutput]], counts: Tensor, void: bool
+        self,
+        outputs: Sequence[Mapping[str, StepOutput]],
+        counts: Tensor,
+        void: bool,
+        micro_batches: Sequence[MicroBatch],
     ) -> tuple[Tensor, Tensor]:
-        """Losses float64 [n] per masked token, and [1], above 0 if the step is void on a process.
+        """Losses float64 [n] per masked token, and [1 + 2 n], above 0 if the step is void on a
+        process, and ``tried``.
 
         A loss that is not finite on one process concerns all, and so does a void step, whose loss
         is made so.
         """
         sums = [torch.stack([found[name].loss for found in outputs]).sum() for name in self.weights]
-        own = torch.stack([*sums, torch.full((), float(void), device=counts.device)]).double()
+        losses = torch.stack(sums).double()
         if void:
-            own[:-1] = math.nan
-        found = summed(own, self.accelerator)
-        return found[:-1] / counts, found[-1:]
+            losses = torch.full_like(losses, math.nan)
+        told = torch.tensor([void, *tried(micro_batches, self.weights)], dtype=torch.float64)
+        told = told.to(losses.device, non_blocking=True)
+        found = summed(torch.cat([losses, told]), self.accelerator)
+        return found[: len(sums)] / counts, found[len(sums) :]

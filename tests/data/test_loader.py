@@ -19,7 +19,16 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from selfdistill.data import loader
-from selfdistill.data.ledger import Bad, Loaded, MicroBatch, SkipLedger, SkipLedgers, joined
+from selfdistill.data.ledger import (
+    Bad,
+    Loaded,
+    MicroBatch,
+    SkipBudgetError,
+    SkipLedger,
+    SkipLedgers,
+    joined,
+    tried,
+)
 from selfdistill.data.loader import (
     ORPHAN_SECONDS,
     Source,
@@ -361,6 +370,13 @@ def loaded(seen: int, *bad: tuple[str, str, str]) -> Loaded:
     return Loaded(Batch(torch.zeros(0)), list(bad), seen)
 
 
+def step(ledgers: SkipLedgers, *micro_batches: MicroBatch) -> bool:
+    """Count a step of the only process."""
+    for micro_batch in micro_batches:
+        ledgers.add(micro_batch)
+    return ledgers.count(tried(micro_batches, micro_batches[0]))
+
+
 class TestSkipLedgers:
     BAD = (("k", "too short", "1 of 4"), ("k", "corrupt", ""))
 
@@ -376,9 +392,11 @@ class TestSkipLedgers:
     def test_each_has_its_own_budget(self) -> None:
         """Else a modality with a small share of the batch could be bad throughout."""
         ledgers = SkipLedgers(0.05, ["a", "b"])
-        ledgers.add({"a": loaded(10_000), "b": loaded(99, *self.BAD * 3)})
-        with pytest.raises(DataBudgetError, match=r"^b: skip budget exceeded: 6 of 100 samples"):
-            ledgers.add({"a": loaded(1), "b": loaded(1)})
+        assert not step(ledgers, {"a": loaded(10_000), "b": loaded(99, *self.BAD * 3)})
+        ledgers.check([ledgers.state()])
+        assert step(ledgers, {"a": loaded(1), "b": loaded(1)})
+        with pytest.raises(SkipBudgetError, match=r"^b: skip budget exceeded: 6 of 100 samples"):
+            ledgers.check([ledgers.state()])
 
     def test_state_survives_a_checkpoint(self) -> None:
         before, after = SkipLedgers(1.0, ["a", "b"]), SkipLedgers(1.0, ["a", "b"])
@@ -386,6 +404,27 @@ class TestSkipLedgers:
         after.load_state(json.loads(json.dumps(before.state())))
         assert after.state() == before.state()
         assert after.total() == 2
+
+    def test_the_share_is_that_of_all_processes(self) -> None:
+        """One alone sees too few to judge by, and in a run that goes on nothing of before."""
+        before = SkipLedgers(0.05, ["a"])
+        step(before, {"a": loaded(10_000, *self.BAD * 100)})
+        main, other = SkipLedgers(0.05, ["a"]), SkipLedgers(0.05, ["a"])
+        main.load_state(before.state())
+        other.load_state(before.state(), as_own=False)
+        assert other.total() == 0
+        good, bad = {"a": loaded(100)}, {"a": loaded(100, *self.BAD * 5)}
+        main.add(good)
+        other.add(bad)
+        together = np.add(tried([good], ["a"]), tried([bad], ["a"])).tolist()
+        assert together == [200, 10]
+        assert not main.count(together)
+        assert not other.count(together)
+        other.add({"a": loaded(0, *self.BAD * 151)})
+        assert main.count([0, 302])
+        assert other.count([0, 302])
+        with pytest.raises(SkipBudgetError, match="512 of 10200 samples"):
+            main.check([main.state(), other.state()])
 
     def test_those_of_several_processes_are_one(self) -> None:
         processes = [SkipLedgers(1.0, ["a", "b"]) for _ in range(2)]
@@ -404,18 +443,19 @@ class TestSkipLedgers:
 
 class TestSkipLedger:
     def test_logs_the_first_five_of_each_reason(self) -> None:
-        ledger = SkipLedger(1.0)
+        ledger = SkipLedger()
         bad = [(f"k{i}", "too short", "") for i in range(4)]
         assert ledger.add(loaded(10, *bad)) == bad
         assert ledger.add(loaded(10, *bad, ("x", "other", ""))) == [bad[0], ("x", "other", "")]
         assert (ledger.counts, ledger.seen) == ({"too short": 8, "other": 1}, 20)
 
     def test_stops_above_the_share_but_not_before_100_samples(self) -> None:
-        ledger = SkipLedger(0.05)
+        ledgers = SkipLedgers(0.05, ["x"])
         bad = [("a", "too short", ""), ("b", "corrupt", ""), ("c", "corrupt", "")]
-        ledger.add(loaded(99, *bad, *bad))
+        assert not step(ledgers, {"x": loaded(99, *bad, *bad)})
+        assert step(ledgers, {"x": loaded(1)})
         with pytest.raises(DataBudgetError) as caught:
-            ledger.add(loaded(1))
+            ledgers.check([ledgers.state()])
         assert str(caught.value) == (
             "skip budget exceeded: 6 of 100 samples (6.0%) were bad, data.max_bad_share allows "
             "5.0%: 4 x corrupt, 2 x too short; for example a, b, c"
@@ -423,20 +463,23 @@ class TestSkipLedger:
         assert caught.value.exit_code == 4
 
     def test_share_itself_is_allowed(self) -> None:
-        SkipLedger(0.05).add(loaded(100, *[("a", "corrupt", "")] * 5))
+        ledgers = SkipLedgers(0.05, ["x"])
+        assert not step(ledgers, {"x": loaded(100, *[("a", "corrupt", "")] * 5)})
+        ledgers.check([ledgers.state()])
 
     def test_state_survives_a_checkpoint(self) -> None:
         bad = [(f"k{i}", "too short", "") for i in range(4)]
-        before, after = SkipLedger(0.05), SkipLedger(0.05)
-        before.add(loaded(90, *bad))
+        before, after = SkipLedgers(0.05, ["x"]), SkipLedgers(0.05, ["x"])
+        assert not step(before, {"x": loaded(90, *bad)})
         after.load_state(json.loads(json.dumps(before.state())))
-        assert after.add(loaded(5, *bad[:2])) == bad[:1]  # the fifth of its reason
+        # the fifth of its reason
+        assert after.add({"x": loaded(5, *bad[:2])}) == ["skipped k0: too short"]
+        assert not after.count([5, 2])
         messages = []
-        for ledger in (before, after):
+        for ledgers, more in ((before, loaded(10, *bad)), (after, loaded(5, *bad[:2]))):
+            assert step(ledgers, {"x": more})
             with pytest.raises(DataBudgetError, match="for example k0, k1, k2") as caught:
-                ledger.add(
-                    loaded(5 if ledger is after else 10, *bad[: 2 if ledger is after else 4])
-                )
+                ledgers.check([ledgers.state()])
             messages.append(str(caught.value))
         assert messages == [messages[0], messages[0]]
 

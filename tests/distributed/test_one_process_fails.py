@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,8 @@ from selfdistill.run_data import open_source
 
 Words = Callable[..., list[str]]
 LOST = "selfdistill: another process of the run has ended"
+BAD = {"few bad": 8, "bad": 12}
+"""Of the 100 samples of a step."""
 
 
 class Fault:
@@ -65,7 +68,9 @@ def _patch() -> None:
             raise SelfdistillError("data.train: shard 'x.tar' is not what it was")
         if Fault.comes("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return load(self, *place)
+        found = load(self, *place)
+        bad = BAD.get(Fault.kind, 0) if Fault.rank == os.environ["RANK"] else 0
+        return replace(found, seen=100, bad=[("k", "odd", "")] * bad)
 
     def opened(*given: Any) -> Source:
         if (Fault.kind, Fault.rank) == ("shards", os.environ["RANK"]):
@@ -109,6 +114,14 @@ def other_files_on_the_other() -> None:
     _begin("files", "1")
 
 
+def bad_samples_on_the_other() -> None:
+    _begin("bad", "1")
+
+
+def few_bad_samples_on_the_other() -> None:
+    _begin("few bad", "1")
+
+
 def nothing() -> None:
     _begin("nothing", "0")
 
@@ -121,6 +134,8 @@ FAULTS = [
     shards_missing_on_the_other,
     worker_killed,
     main_one_stuck,
+    bad_samples_on_the_other,
+    few_bad_samples_on_the_other,
     nothing,
 ]
 
@@ -147,6 +162,8 @@ def said(words: Words, folder: Path) -> list[list[str]]:
     jobs.append(job(shards_missing_on_the_other, code=2))
     jobs.append(job(worker_killed, "data.workers=1"))
     jobs.append(job(main_one_stuck))
+    jobs.append(job(bad_samples_on_the_other, code=4))
+    jobs.append(job(few_bad_samples_on_the_other, code=0))
     uneven = f"data.train={json.dumps(shards[:1] + shards[2:])}"
     jobs.append(job(nothing, uneven, "data.workers=2", code=0))
     train(2, jobs, folder / "output")
@@ -214,6 +231,18 @@ def test_a_main_process_that_does_not_answer(said: Sequence[Sequence[str]]) -> N
     assert line.startswith(LOST)
     (line,) = lines(other)
     assert line.startswith("selfdistill: process 1 has waited too long for another one, which hang")
+
+
+def test_bad_samples_count_together(said: Sequence[Sequence[str]], folder: Path) -> None:
+    """Those of one process may be more than the share that is allowed."""
+    main, other = said[FAULTS.index(bad_samples_on_the_other)]
+    (line,) = lines(main)
+    assert "skip budget exceeded: 12 of 200 samples (6.0%) were bad" in line
+    assert "12 x odd" in line
+    assert lines(other) == []
+    for text in said[FAULTS.index(few_bad_samples_on_the_other)]:
+        assert lines(text) == []
+    assert [row["bad_samples"] for row in rows(folder / "few_bad_samples_on_the_other")][-1] == 96
 
 
 def test_all_end_soon(said: Sequence[Sequence[str]]) -> None:

@@ -267,10 +267,10 @@ class Progress:
 
     def log(self, message: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(message, file=sys.stderr)
-        elif self._main:
-            say(message)
+        if self._main:
+            # the bar makes way, where there is one
+            with tqdm.external_write_mode(file=sys.stderr):
+                say(message)
 
     @contextmanager
     def once(self) -> Iterator[None]:

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -221,6 +222,27 @@ def test_a_bar_on_a_terminal(clock: list[float], monkeypatch: pytest.MonkeyPatch
     progress.advance(1000)
     progress.close()
     assert "1000/1000" in stderr.getvalue()
+
+
+def test_a_terminal_that_is_closed_ends_nothing() -> None:
+    """As that of a run in the background, once its user has gone."""
+    program = """
+import os, pty
+reader, writer = pty.openpty()
+os.dup2(writer, 2)
+from selfdistill.engine.metrics import Progress
+progress = Progress(steps=10, start_step=0, main=True)
+progress.advance(1)
+os.close(writer)
+os.close(reader)
+progress.report(2, {"loss": 1.0})
+progress.log("skipped a")
+progress.log("skipped b")
+progress.advance(3)
+progress.close()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert ended.returncode == 0
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])

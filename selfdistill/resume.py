@@ -105,7 +105,7 @@ def is_of_another_run(checkpoint: Path, config: RunConfig) -> bool:
 def _check_origin(newest: Path, named: Path) -> None:
     mine, theirs = read_state(newest), read_state(named)
     different, _ = compare_configs(theirs["config"], mine["config"])
-    if mine["data"] != theirs["data"]:
+    if any(_are_others(data, theirs["data"].get(name, {})) for name, data in mine["data"].items()):
         different.append("the samples of data.train")
     if different:
         raise UserError(
@@ -142,7 +142,7 @@ def check_data(old: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Sourc
     """
     for name, source in sources.items():
         before, now = old[name], source.fingerprint()
-        if before == now:
+        if not _are_others(before, now):
             continue
         with errors_of(name, sources):
             raise UserError(
@@ -152,6 +152,12 @@ def check_data(old: Mapping[str, Mapping[str, Any]], sources: Mapping[str, Sourc
                 + "; put back what there was, or start on the new data in another run_dir with "
                 "init_from"
             )
+
+
+def _are_others(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether fingerprints are of other samples. What one of them does not tell, as those of
+    earlier versions, is no difference."""
+    return any(before[key] != now[key] for key in before.keys() & now.keys())
 
 
 Leaves = dict[tuple[str, str], Any]

@@ -1,10 +1,12 @@
 """Whether the config of a checkpoint lets a run go on with another one."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from selfdistill.resume import compare_configs
+from selfdistill.errors import UserError
+from selfdistill.resume import check_data, compare_configs
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -111,3 +113,16 @@ def test_keys_that_come_and_go() -> None:
     )
     assert refused == ["encoder.old: 1 -> unset"]
     assert changed == ["eval.tasks.x.train: unset -> ['t']"]
+
+
+@pytest.mark.parametrize("lacks", ["", "keys"])
+def test_samples_that_have_changed_places(lacks: str) -> None:
+    """They are told by their keys, which checkpoints of earlier versions do not have."""
+    before = {"shards": 1, "samples": 8, "sha256": "a", "keys": "k"}
+    before.pop(lacks, None)
+    now = {"shards": 1, "samples": 8, "sha256": "a", "keys": "other"}
+    source: Any = SimpleNamespace(fingerprint=lambda: now)
+    if lacks:
+        return check_data({"image": before}, {"image": source})
+    with pytest.raises(UserError, match="8 in 1 when the checkpoint was made, in another order"):
+        check_data({"image": before}, {"image": source})

@@ -550,10 +550,10 @@ def test_workers_that_make_nothing_are_reported(
 
 
 def test_other_samples_have_another_fingerprint(tmp_path: Path) -> None:
-    def fingerprint(name: str, text: bytes, samples: int = 3) -> dict[str, Any]:
+    def fingerprint(name: str, text: bytes, samples: int = 3, first: int = 0) -> dict[str, Any]:
         folder = tmp_path / f"{len([*tmp_path.iterdir()])}"
         folder.mkdir()
-        made = [(f"k{i}", {"txt": text}) for i in range(samples)]
+        made = [(f"k{(first + i) % samples}", {"txt": text}) for i in range(samples)]
         return Source(ShardSet([shard(folder / name, made)], ["txt"]), Numbers(), 1).fingerprint()
 
     first = fingerprint("a.tar", b"12")
@@ -565,3 +565,6 @@ def test_other_samples_have_another_fingerprint(tmp_path: Path) -> None:
     ]
     assert first not in others
     assert len({other["sha256"] for other in others}) == 3
+    in_another_order = fingerprint("a.tar", b"12", first=1)
+    assert first["sha256"] == in_another_order["sha256"]
+    assert first != in_another_order

@@ -5,9 +5,9 @@
 
 on each of two nodes, with its own --node-rank. Takes torchrun's options, and differs from it in
 three things: it exits with the code of the process that failed first, where torchrun exits with 1;
-it passes SIGTERM, SIGINT and SIGUSR1 on and waits for as long as saving takes, where torchrun
-waits for 30 seconds and exits with 1; and with --max-restarts it starts crashed processes again,
-but not those that were asked to stop or would end the same way.
+it passes SIGTERM, SIGINT, SIGUSR1 and SIGHUP on and waits for as long as saving takes, where
+torchrun waits for 30 seconds and exits with 1; and with --max-restarts it starts crashed processes
+again, but not those that were asked to stop or would end the same way.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import psutil
 PREEMPTED = 75
 FINAL = (2, 3, 4, PREEMPTED)
 """Exit codes after which there is no use in starting the processes again."""
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 passed_on: set[int] = set()
 
@@ -40,8 +40,9 @@ def pass_on(number: int, _: FrameType | None) -> None:
 
 def main() -> int:
     for number in PASSED_ON:
-        signal.signal(number, pass_on)
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torchrun's; the others are ours
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, pass_on)
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # torchrun's; the others are ours
     # imported here, because it takes seconds, in which a signal may come
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import api

@@ -178,13 +178,14 @@ def _unchanged(value: Any) -> Any:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A batch system signals every process, but the main one needs its data to stop in order.
+    """A batch system, or a terminal that is closed, signals every process, but the main one needs
+    its data to stop in order.
 
     Only the main process itself may end a worker, which torch does when one hangs. SIGTERM is
     blocked there from the first (``_begun``).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     if main is None or not hasattr(signal, "sigtimedwait"):  # macOS does not tell the sender
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 SAME_SIGNAL_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -33,10 +34,14 @@ class StopSignal:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Note signals inside instead of dying of them."""
+        """Note signals inside instead of dying of them.
+
+        SIGHUP, by which a terminal that is closed tells its programs, stays ignored under nohup.
+        """
         before = {}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            before[number] = signal.signal(number, self._note)
+        for number in ASK_TO_STOP:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, self._note)
         try:
             yield
         finally:

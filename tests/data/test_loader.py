@@ -302,7 +302,7 @@ def test_signals_from_others_leave_workers_alive(
     busy: Iterator[list[Loaded]], tmp_path: Path
 ) -> None:
     pids = [child.pid for child in torch.multiprocessing.active_children()]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         send_from_elsewhere(number, pids)
     assert contents(busy) == contents(stream(numbers(tmp_path), start_step=2, steps=100))
 

@@ -38,6 +38,20 @@ def test_a_signal_ends_work_but_nothing_else(stop: StopSignal) -> None:
     assert stop.number == signal.SIGUSR1
 
 
+@pytest.mark.parametrize(("before", "noted"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_terminal_that_is_closed_asks_unless_nohup_said_no(
+    before: signal.Handlers, noted: bool
+) -> None:
+    found, kept = StopSignal(), signal.signal(signal.SIGHUP, before)
+    try:
+        with found.caught():
+            signal.raise_signal(signal.SIGHUP)
+        assert found.number == (signal.SIGHUP if noted else 0)
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+
 def test_a_launchers_repetition_is_no_second_signal(
     stop: StopSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

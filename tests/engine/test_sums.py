@@ -48,10 +48,10 @@ def test_twice_per_step_and_once_more_for_metrics(
     parts = len(MODALITIES) if modality == JOINT else 1
     words = ("train.accumulate=2", "log.every=2", "train.steps=4", "eval.every=4")
     assert runs.pretrain(modality, tmp_path, *words) == 0
-    # masked tokens before the backward pass, losses and void steps behind it; before the first step
-    # whether a process was asked to stop
+    # masked tokens before the backward pass; behind it losses, void steps, samples tried and bad
+    # ones; before the first step whether a process was asked to stop
     assert talks[0].pop(0) == 1
-    assert talks[::2] == [[parts, parts + 1]] * 4
+    assert talks[::2] == [[parts, parts + 1 + 2 * parts]] * 4
     moments = 2 * (1 + 16 + 16 * 16)
     blocks = 2
     metrics = [5 + blocks + moments] * parts + [2]  # bad samples and retries
